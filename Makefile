@@ -1,0 +1,73 @@
+# Every target sets up what it needs; a second run reuses what the first made.
+#   make demo    the main job, end to end, on notebooks/long_job.ipynb
+#   make test    every test       make check   linters and types only
+#   make lab     JupyterLab with the extension on the example notebooks
+#   make bench   speed and size beside plain CRIU, into benchmarks/RESULTS.md
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+
+# Debian's own interpreter first: an ordinary user must be able to run the
+# environment too (tests), and others may lie below somebody's home.
+PYTHON ?= $(shell for p in /usr/bin/python3 python3; do \
+	$$p -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
+	&& echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+SUDO := $(shell [ $$(id -u) = 0 ] || echo sudo)
+PYTEST_ARGS ?=
+
+.PHONY: demo test check lab bench setup docs clean
+demo: setup
+	$(BIN)/python -m demo
+
+test: setup check $(STAMPS)/browser
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	cd labextension && npm run --silent lint
+
+lab: setup
+	$(BIN)/jupyter lab --ServerApp.root_dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+docs: setup
+	$(BIN)/python docs/generate.py
+
+setup: $(STAMPS)/criu
+
+$(STAMPS)/venv:
+	@[ -n "$(PYTHON)" ] || { echo "error: no Python 3.10 or newer with venv found." \
+		"Install one (Debian: apt-get install python3-venv) and run make again." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --upgrade pip
+	mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/labextension: labextension/package-lock.json $(shell find labextension/src \
+		labextension/style labextension/schema -type f) | $(STAMPS)/venv
+	cd labextension && npm ci --no-audit --no-fund --loglevel=error && npm run --silent build:prod
+	touch $@
+
+$(STAMPS)/package: pyproject.toml hatch_build.py $(wildcard native/*.c) $(STAMPS)/labextension
+	$(BIN)/pip install -q -e '.[test]'
+	touch $@
+
+$(STAMPS)/criu: $(STAMPS)/package
+	$(BIN)/jupyter ckpt setup
+	touch $@
+
+# Browser tests need a Chromium; JUPYTER_CKPT_CHROMIUM names another one.
+$(STAMPS)/browser: | $(STAMPS)/venv
+	@if [ -z "$$JUPYTER_CKPT_CHROMIUM" ] && ! command -v chromium >/dev/null; then \
+		$(SUDO) apt-get update -q && \
+		$(SUDO) apt-get install -y -q --no-install-recommends chromium; fi
+	touch $@
+
+clean:
+	rm -rf $(VENV) jupyter_ckpt/labextension jupyter_ckpt/_native labextension/lib \
+		labextension/node_modules
