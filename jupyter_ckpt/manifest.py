@@ -1,0 +1,133 @@
+"""The manifest: what one checkpoint is, as people and programs see it.
+
+A manifest is a small JSON document. The bytes it stands for are named by one
+hash, ``content`` (see `jupyter_ckpt.store`), so a signed manifest vouches for
+every byte of its checkpoint.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime, timezone
+from typing import Any
+
+from .errors import FormatTooNew, MalformedId, ManifestCorrupt, UsageError
+
+FORMAT = 1
+_ID = re.compile(r"[0-9a-f]{12,64}")
+_PREFIX = re.compile(r"[0-9a-f]{4,64}")
+_CONTENT = re.compile(r"[0-9a-f]{64}")
+MAX_NAME_CHARS = 100
+
+
+def new_id() -> str:
+    """Return a fresh checkpoint id: 16 lower-case hex digits."""
+    return secrets.token_hex(8)
+
+
+def utc_now() -> str:
+    """Return the present time as ISO 8601 UTC with milliseconds."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def is_id(text: str) -> bool:
+    return _ID.fullmatch(text) is not None
+
+
+def is_id_prefix(text: str) -> bool:
+    return _PREFIX.fullmatch(text) is not None
+
+
+def checked_name(name: str) -> str:
+    """Return a usable checkpoint name; raise `UsageError` otherwise.
+
+    A name must not look like an id, start with '-', or hold control
+    characters or slashes.
+    """
+    name = name.strip()
+    if not name or len(name) > MAX_NAME_CHARS:
+        raise UsageError(f"A checkpoint name has 1 to {MAX_NAME_CHARS} characters.")
+    if is_id_prefix(name):
+        raise UsageError(f"The name {name!r} could be mistaken for a checkpoint id.",
+                         "Choose a name with a letter after f, a space or a dash.")
+    if name.startswith("-") or "/" in name or not name.isprintable():
+        raise UsageError(f"The name {name!r} starts with '-' or holds '/' or control characters.")
+    return name
+
+
+def checked_reference(text: str) -> str:
+    """Return `text` if it can name a checkpoint (id prefix or name)."""
+    if not text or len(text) > MAX_NAME_CHARS or "/" in text or not text.isprintable():
+        raise MalformedId(f"{text!r} is neither a checkpoint id nor a name.",
+                          "'jupyter ckpt list' shows the ids.")
+    return text
+
+
+@dataclass
+class Manifest:
+    """One checkpoint. Field names are the public JSON (sizes in bytes, times in s)."""
+
+    id: str
+    created_at: str
+    kernel: dict[str, Any]
+    content: str
+    format: int = FORMAT
+    name: str | None = None
+    note: str | None = None
+    pinned: bool = False
+    parent: str | None = None
+    trigger: str = "manual"
+    engine: str = "process"
+    mode: str = "none"
+    notebook: dict[str, Any] | None = None
+    processes: list[dict[str, Any]] = field(default_factory=list)
+    memory_bytes: int = 0
+    stored_bytes: int = 0
+    pause_s: float = 0.0
+    duration_s: float = 0.0
+    files: list[dict[str, Any]] = field(default_factory=list)
+    host: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Manifest:
+        """Return the manifest in `data`.
+
+        Raises `FormatTooNew` when it was written by a newer jupyter_ckpt, and
+        `ManifestCorrupt` when a field is missing or has the wrong type.
+        """
+        if not isinstance(data, dict):
+            raise ManifestCorrupt("The manifest is not a JSON object.")
+        version = data.get("format")
+        if type(version) is int and version > FORMAT:
+            raise FormatTooNew(
+                f"Checkpoint {data.get('id')} has format {version}; this jupyter_ckpt reads up to {FORMAT}.",
+                "Upgrade jupyter-ckpt to use this checkpoint.")
+        known = {f.name: f for f in fields(cls)}
+        kept = {name: value for name, value in data.items() if name in known}
+        try:
+            manifest = cls(**kept)
+        except TypeError as error:
+            raise ManifestCorrupt(f"The manifest lacks a field: {error}.") from error
+        manifest._check()
+        return manifest
+
+    def _check(self) -> None:
+        expected: dict[str, type | tuple[type, ...]] = {
+            "id": str, "created_at": str, "kernel": dict, "content": str, "format": int,
+            "name": (str, type(None)), "note": (str, type(None)), "pinned": bool,
+            "parent": (str, type(None)), "trigger": str, "engine": str, "mode": str,
+            "notebook": (dict, type(None)), "processes": list, "memory_bytes": int,
+            "stored_bytes": int, "pause_s": (int, float), "duration_s": (int, float),
+            "files": list, "host": dict, "warnings": list,
+        }
+        for name, kinds in expected.items():
+            if not isinstance(getattr(self, name), kinds):
+                raise ManifestCorrupt(f"Manifest field {name!r} has the wrong type.")
+        if not is_id(self.id) or not _CONTENT.fullmatch(self.content):
+            raise ManifestCorrupt("The manifest's id or content hash is malformed.")

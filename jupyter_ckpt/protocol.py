@@ -1,0 +1,105 @@
+"""The agent's protocol: names, states and limits shared by both ends.
+
+HTTP/1.1 with JSON bodies on a unix socket (mode 0600). Every act is a *job*
+with an id chosen by the caller, so that a request may be repeated until it is
+answered: the same id never acts twice and always answers the same.
+
+======================================  =======================================
+``GET /status``                         the record, the state, the kernel's tree
+``PUT /launches/<request_id>``          start a kernel (an agent without one)
+``PUT /checkpoints/<request_id>``       save; also ``GET``; ``DELETE`` cancels
+``PUT /restores/<request_id>``          restore into this agent; also ``GET``
+``GET /running``                        the cell that runs now, with its outputs
+``POST /session``                       note what notebook the kernel belongs to
+``POST /interrupt|/signal|/shutdown``   act on the kernel
+======================================  =======================================
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import CheckpointError, ProtocolError, from_dict
+
+API_VERSION = 1
+MAX_BODY_BYTES = 64 << 20
+MAX_HEADER_BYTES = 64 << 10
+REQUEST_TIMEOUT_S = 30.0
+
+SOCKET_NAME = "agent.sock"
+KERNEL_SOCKET_NAME = "kernel.sock"
+BOX_RUNTIME_DIR = "/dev/shm/.jupyter_ckpt"
+"""Where a box shows the kernel's runtime folder: the same in every box."""
+
+TRIGGERS = ("manual", "magic", "interval", "cell", "shutdown", "cull", "api")
+STATES = ("queued", "launching", "quiescing", "dumping", "storing",
+          "verifying", "preparing", "restoring", "done", "failed")
+FINAL_STATES = ("done", "failed")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
+_KERNEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{3,63}")
+
+
+def checked_request_id(text: object) -> str:
+    """Return `text` when it is a request id; raise `ProtocolError` otherwise."""
+    if not isinstance(text, str) or not _REQUEST_ID.fullmatch(text):
+        raise ProtocolError("A request id is 8 to 64 letters, digits, '-' or '_'.")
+    return text
+
+
+def checked_kernel_id(text: object) -> str:
+    """Return `text` when it is a kernel id; raise `ProtocolError` otherwise.
+
+    Kernel ids name folders, so nothing that could leave one passes.
+    """
+    if not isinstance(text, str) or not _KERNEL_ID.fullmatch(text):
+        raise ProtocolError(f"{text!r} is not a kernel id.")
+    return text
+
+
+@dataclass
+class Job:
+    """One act of an agent as its callers see it."""
+
+    id: str
+    kind: str
+    state: str = "queued"
+    phase: str = ""
+    done_bytes: int = 0
+    total_bytes: int = 0
+    result: dict[str, Any] | None = None
+    error: CheckpointError | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def finished(self) -> bool:
+        return self.state in FINAL_STATES
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON answered by ``GET /<kind>s/<id>``."""
+        return {
+            "id": self.id,
+            "kind": self.kind,
+            "state": self.state,
+            "phase": self.phase,
+            "progress": {"done_bytes": self.done_bytes, "total_bytes": self.total_bytes},
+            "result": self.result,
+            "error": self.error.to_dict() if self.error else None,
+            "warnings": list(self.warnings),
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Job:
+        progress = data.get("progress") or {}
+        error = data.get("error")
+        return cls(
+            id=str(data["id"]), kind=str(data["kind"]), state=str(data["state"]),
+            phase=str(data.get("phase", "")),
+            done_bytes=int(progress.get("done_bytes", 0)),
+            total_bytes=int(progress.get("total_bytes", 0)),
+            result=data.get("result"),
+            error=from_dict(error) if error else None,
+            warnings=list(data.get("warnings", ())),
+        )

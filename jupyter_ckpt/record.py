@@ -1,0 +1,136 @@
+"""The runtime record: what is known of one living kernel, on disk.
+
+``<runtime>/ckpt/<kernel_id>/record.json`` (0600 in a 0700 folder) is the truth
+about a kernel. Whoever holds it can start a new agent for the kernel or adopt
+it into a new server. It is written by rename, so it is whole or absent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from .errors import KernelNotFound, RecordCorrupt
+from .procfs import ProcessId
+from .protocol import SOCKET_NAME, checked_kernel_id
+
+RECORD_NAME = "record.json"
+
+
+@dataclass
+class Record:
+    """One living kernel. Pids are host pids; ``*_inner_pid`` are pids in its box."""
+
+    kernel_id: str
+    kernel_name: str = "python3"
+    language: str = "python"
+    mode: str = "root"
+    epoch: int = 1
+    cwd: str = "/"
+    connection_file: str = ""
+    init: ProcessId | None = None
+    """PID 1 of the box; None in caps mode."""
+    root: ProcessId | None = None
+    """The dump root: session leader and subreaper of the tree."""
+    kernel: ProcessId | None = None
+    root_inner_pid: int = 0
+    kernel_inner_pid: int = 0
+    agent: ProcessId | None = None
+    owner: dict[str, Any] | None = None
+    """The server that shows this kernel: {pid, start_time, root_dir, url}; None: headless."""
+    session: dict[str, Any] | None = None
+    """The Jupyter session: {id, path, name, type}; `path` as the server spells it."""
+    notebook: str | None = None
+    """Absolute path of the notebook document."""
+    parent: str | None = None
+    """Id of the checkpoint this process was last saved to or restored from."""
+    injected: bool = False
+    """Whether the in-kernel part was given to this kernel at its start."""
+    env: dict[str, str] = field(default_factory=dict)
+    """Jupyter's own variables for the kernel (JPY_SESSION_NAME, ...), never all."""
+
+    def is_alive(self) -> bool:
+        """Tell whether the recorded kernel process still runs."""
+        return self.kernel is not None and self.kernel.is_alive()
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Record:
+        """Return the record in `data`; raise `RecordCorrupt` on a bad shape."""
+        known = {f.name for f in fields(cls)}
+        try:
+            kept = {name: value for name, value in data.items() if name in known}
+            for name in ("init", "root", "kernel", "agent"):
+                kept[name] = ProcessId.from_dict(kept.get(name))
+            record = cls(**kept)
+            checked_kernel_id(record.kernel_id)
+        except Exception as error:
+            raise RecordCorrupt(f"The runtime record is malformed: {error}.") from error
+        return record
+
+
+def record_folder(runtime_dir: Path, kernel_id: str) -> Path:
+    """Return the runtime folder of a kernel (`runtime_dir` is ``<runtime>/ckpt``)."""
+    return runtime_dir / checked_kernel_id(kernel_id)
+
+
+def socket_path(folder: Path) -> Path:
+    return folder / SOCKET_NAME
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Replace `path` with `data`, 0600, whole or not at all, on stable storage."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write the record of a kernel into its runtime folder, by rename."""
+    text = json.dumps(record.to_dict(), indent=1, sort_keys=True)
+    write_private(folder / RECORD_NAME, text.encode())
+
+
+def read_record(folder: Path) -> Record:
+    """Return the record in a runtime folder.
+
+    Raises `KernelNotFound` when there is none, `RecordCorrupt` when it cannot
+    be read as one.
+    """
+    try:
+        data = json.loads((folder / RECORD_NAME).read_bytes())
+    except FileNotFoundError as error:
+        raise KernelNotFound(f"No kernel {folder.name} is running here.",
+                             "'jupyter ckpt ps' shows the kernels.") from error
+    except (OSError, ValueError) as error:
+        raise RecordCorrupt(f"The runtime record of kernel {folder.name} cannot be read: {error}.",
+                            f"Remove {folder} if that kernel is gone.") from error
+    record = Record.from_dict(data)
+    if record.kernel_id != folder.name:
+        raise RecordCorrupt(f"The runtime record in {folder} names kernel {record.kernel_id}.")
+    return record
+
+
+def all_records(runtime_dir: Path) -> tuple[list[Record], list[str]]:
+    """Return every readable record, and one sentence for each unreadable one."""
+    records, problems = [], []
+    for folder in sorted(runtime_dir.iterdir()) if runtime_dir.is_dir() else ():
+        try:
+            if (folder / RECORD_NAME).exists():
+                records.append(read_record(folder))
+        except RecordCorrupt as error:
+            problems.append(error.message)
+    return records, problems
