@@ -1,0 +1,92 @@
+"""Collection: removing chunks that no checkpoint and no running transaction names."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+
+from ..errors import CheckpointNotFound, IntegrityError, StoreUnusable
+from . import tree
+from .chunks import ChunkReader
+from .claims import read_claims, remove_dead
+from .disk import explaining
+from .layout import Layout
+from .locks import EXCLUSIVE, LockFile
+from .manifests import ManifestFolder
+
+_NAME_CHARS = 64
+_HEX = frozenset("0123456789abcdef")
+
+
+class Collection:
+    """One run of the collector."""
+
+    def __init__(self, layout: Layout, manifests: ManifestFolder) -> None:
+        self._layout = layout
+        self._manifests = manifests
+        self._marked: set[str] = set()
+        self._needed: set[bytes] = set()
+        self._removed_chunks = 0
+        self._removed_bytes = 0
+
+    def run(self) -> dict[str, int]:
+        """Remove what nothing needs; return ``{"removed_chunks", "removed_bytes"}``.
+
+        Raises `IntegrityError` when a manifest or content tree cannot be read:
+        its chunks are unknown, so nothing at all is removed then. Raises
+        `StoreUnusable` when another collection runs.
+        """
+        with explaining("collect unused chunks"), LockFile(self._layout.collect_lock) as lock:
+            if not lock.try_lock(EXCLUSIVE):
+                raise StoreUnusable("Another collection is running in this store.",
+                                    "Wait for it to end.")
+            self._mark()
+            self._removed_bytes += remove_dead(self._layout)
+            self._manifests.remove_leftovers()
+            for fan in sorted(os.listdir(self._layout.chunks)):
+                if len(fan) == 2 and set(fan) <= _HEX:
+                    self._sweep(fan)
+        return {"removed_chunks": self._removed_chunks, "removed_bytes": self._removed_bytes}
+
+    def _mark(self) -> None:
+        """Note what the checkpoints need that were not looked at yet."""
+        fresh = [one for one in self._manifests.ids() if one not in self._marked]
+        if not fresh:
+            return
+        with closing(ChunkReader(self._layout.chunks)) as reader:
+            for checkpoint_id in fresh:
+                try:
+                    content = bytes.fromhex(self._manifests.read(checkpoint_id).content)
+                    entries = tree.decode(reader.read(content))
+                except CheckpointNotFound:
+                    continue  # removed since the listing
+                except IntegrityError as error:
+                    raise type(error)(
+                        f"Nothing was collected, because what checkpoint {checkpoint_id} needs "
+                        f"is unknown: {error.message}",
+                        f"Restore it from a backup, or remove it with "
+                        f"'jupyter ckpt rm {checkpoint_id}'.") from error
+                self._needed.add(content)
+                self._needed.update(tree.digests(entries))
+                self._marked.add(checkpoint_id)
+
+    def _sweep(self, fan: str) -> None:
+        folder = self._layout.chunks / fan
+        unneeded = [name for name in os.listdir(folder) if self._is_unneeded(name)]
+        if not unneeded:
+            return
+        # Under the lock nobody finds a chunk to reuse. Claims are read before manifests: a
+        # transaction that ends in between is seen in one of the two.
+        with LockFile(self._layout.lock) as lock, lock.held(EXCLUSIVE):
+            claimed = set(read_claims(self._layout.tmp))
+            self._mark()
+            for name in unneeded:
+                if self._is_unneeded(name) and bytes.fromhex(name) not in claimed:
+                    path = folder / name
+                    self._removed_bytes += os.lstat(path).st_size
+                    os.unlink(path)
+                    self._removed_chunks += 1
+
+    def _is_unneeded(self, name: str) -> bool:
+        return (len(name) == _NAME_CHARS and set(name) <= _HEX
+                and bytes.fromhex(name) not in self._needed)

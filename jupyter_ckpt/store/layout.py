@@ -1,0 +1,138 @@
+"""The folders and files of a store, and who may touch them.
+
+::
+
+    <root>/             0700
+      key               0600, 32 random bytes; signs the manifests of this user
+      chunks/ab/abcd..  see chunks.py
+      manifests/<id>.json
+      tmp/<request>-x/  one folder for each running transaction: lock, claims, new chunks
+      lock              shared: looking up chunks to reuse; exclusive: removing chunks
+      names.lock        exclusive: publishing, changing or removing a manifest
+      collect.lock      exclusive: one collection at a time
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from ..errors import StoreUnusable
+from .disk import explaining, sync_folder, write_synced
+from .locks import EXCLUSIVE, LockFile
+
+KEY_BYTES = 32
+_FOLDERS = ("chunks", "manifests", "tmp")
+
+
+class Layout:
+    """The paths below a store's root folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.chunks = root / "chunks"
+        self.manifests = root / "manifests"
+        self.tmp = root / "tmp"
+        self.key = root / "key"
+        self.lock = root / "lock"
+        self.names_lock = root / "names.lock"
+        self.collect_lock = root / "collect.lock"
+
+    def create(self) -> None:
+        """Make what is missing of the store; safe when several do so at once.
+
+        Raises `StoreUnusable` or `OutOfSpace`. What was made stays then; a
+        later call goes on from there.
+        """
+        with explaining(f"make the store {self.root}"):
+            if not os.path.lexists(self.root):
+                self.root.parent.mkdir(parents=True, exist_ok=True)
+                self.root.mkdir(mode=0o700, exist_ok=True)
+            self.check_root()
+            for name in _FOLDERS:
+                if not os.path.lexists(self.root / name):
+                    (self.root / name).mkdir(mode=0o700, exist_ok=True)
+            if not os.path.lexists(self.key):
+                self._make_key()
+
+    def _make_key(self) -> None:
+        with LockFile(self.names_lock) as lock, lock.held(EXCLUSIVE):
+            if os.path.lexists(self.key):
+                return
+            if any(name.endswith(".json") for name in os.listdir(self.manifests)):
+                # A new key would make every checkpoint look forged.
+                raise StoreUnusable(f"The key of the checkpoint store {self.root} is gone.",
+                                    f"Put {self.key} back from a backup, or move the folder away "
+                                    "to begin a new store.")
+            temporary = self.root / f".key-{secrets.token_hex(4)}"
+            write_synced(temporary, secrets.token_bytes(KEY_BYTES))
+            os.rename(temporary, self.key)
+            sync_folder(self.root)
+
+    def check_root(self) -> None:
+        """Raise `StoreUnusable` unless the root folder is this user's alone."""
+        found = self._status(self.root, follow=False)
+        if stat.S_ISLNK(found.st_mode):
+            # Somebody may keep the store on another disk; nobody else may point us elsewhere.
+            if found.st_uid not in (os.geteuid(), 0):
+                raise StoreUnusable(f"{self.root} is a link made by another user.",
+                                    "Remove the link.")
+            found = self._status(self.root, follow=True)
+        if not stat.S_ISDIR(found.st_mode):
+            raise StoreUnusable(f"The checkpoint store {self.root} is not a folder.",
+                                "Choose another folder with --store.")
+        self._check_owner(self.root, found)
+        self._check_private(self.root, found)
+        if not os.access(self.root, os.R_OK | os.W_OK | os.X_OK):
+            raise StoreUnusable(f"The checkpoint store {self.root} is not writable.",
+                                f"Run: chmod 700 '{self.root}'")
+
+    def check(self) -> None:
+        """Raise `StoreUnusable` unless the whole layout is there and this user's alone."""
+        self.check_root()
+        for name in _FOLDERS:
+            path = self.root / name
+            found = self._status(path, follow=False)
+            if not stat.S_ISDIR(found.st_mode):
+                raise StoreUnusable(f"{path} is not a folder of its own.",
+                                    "Links are not followed here; move the real folder back.")
+            self._check_owner(path, found)
+
+    def read_key(self) -> bytes:
+        """Return the signing key; raise `StoreUnusable` unless it is private and whole."""
+        found = self._status(self.key, follow=False)
+        if not stat.S_ISREG(found.st_mode):
+            raise StoreUnusable(f"{self.key} is not a regular file.",
+                                "Put the key back from a backup.")
+        self._check_owner(self.key, found)
+        self._check_private(self.key, found)
+        with explaining(f"read {self.key}"):
+            key = self.key.read_bytes()
+        if len(key) != KEY_BYTES:
+            raise StoreUnusable(f"{self.key} has {len(key)} bytes instead of {KEY_BYTES}.",
+                                "Put the key back from a backup.")
+        return key
+
+    def _status(self, path: Path, follow: bool) -> os.stat_result:
+        try:
+            return os.stat(path, follow_symlinks=follow)
+        except FileNotFoundError as error:
+            raise StoreUnusable(f"{path} does not exist.",
+                                "The first checkpoint makes it; or check --store.") from error
+        except OSError as error:
+            raise StoreUnusable(f"{path} cannot be looked at: {error.strerror}.",
+                                "Check the permissions of the folders above it.") from error
+
+    def _check_owner(self, path: Path, found: os.stat_result) -> None:
+        if found.st_uid != os.geteuid():
+            raise StoreUnusable(f"{path} belongs to another user (uid {found.st_uid}).",
+                                "Choose a folder of your own with --store.")
+
+    def _check_private(self, path: Path, found: os.stat_result) -> None:
+        if found.st_mode & 0o077:
+            mode = "600" if stat.S_ISREG(found.st_mode) else "700"
+            raise StoreUnusable(f"Other users may enter or read {path}; "
+                                "checkpoints hold all memory of a kernel.",
+                                f"Run: chmod {mode} '{path}'")

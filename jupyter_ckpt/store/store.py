@@ -1,0 +1,171 @@
+"""The store: the one thing others use to keep checkpoints on disk."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection as Names
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointNotFound, IntegrityError, UsageError
+from ..manifest import Manifest
+from .collect import Collection
+from .content import Content
+from .disk import explaining
+from .layout import Layout
+from .manifests import ManifestFolder
+from .transaction import Transaction
+from .workers import Progress
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class Store:
+    """Checkpoints in one folder. Holds no files open and no state between calls.
+
+    Safe for several threads and processes at once. Every method that reads
+    manifests raises `StoreUnusable` when the folder is not usable.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Use the store at `root`; raises `StoreUnusable` unless it is whole and private."""
+        self.root = Path(root)
+        self._layout = Layout(self.root)
+        self._layout.check()
+        self._layout.read_key()
+        self._manifests = ManifestFolder(self._layout)
+
+    @classmethod
+    def open(cls, root: Path, create: bool = True) -> Store:
+        """Return the store at `root`, made when `create` and it is not there yet.
+
+        Raises `StoreUnusable` when `root` is no folder, not writable, open to
+        other users or somebody else's, and `OutOfSpace`.
+        """
+        if create:
+            Layout(Path(root)).create()
+        return cls(root)
+
+    # -- writing
+
+    def transaction(self, request_id: str, *, prove_reused: bool = False) -> Transaction:
+        """Return the writer of one checkpoint, to be used in a ``with`` statement.
+
+        `request_id` names its temporary folder. With `prove_reused` every
+        chunk that is stored already is read back, and written anew if damaged,
+        instead of being looked at for its length only. Raises `UsageError`,
+        `OutOfSpace`, `StoreUnusable`.
+        """
+        if not _REQUEST_ID.fullmatch(request_id):
+            raise UsageError("A request id is 1 to 64 letters, digits, '-' or '_'.")
+        return Transaction(self._layout, self._manifests, request_id, prove_reused)
+
+    def update(self, checkpoint_id: str, **changes: Any) -> Manifest:
+        """Change `name`, `note` or `pinned` of the checkpoint with this full id.
+
+        Returns the manifest as it is now. Raises `CheckpointNotFound`,
+        `NameTaken`, `UsageError`, `IntegrityError`; nothing is changed then.
+        """
+        with explaining("change a checkpoint"):
+            return self._manifests.update(checkpoint_id, changes)
+
+    def remove(self, checkpoint_id: str) -> None:
+        """Remove the checkpoint with this full id, readable or not.
+
+        Its chunks stay until the next `collect`. Raises `CheckpointNotFound`.
+        """
+        with explaining("remove a checkpoint"):
+            self._manifests.remove(checkpoint_id)
+
+    def collect(self) -> dict[str, int]:
+        """Remove chunks nothing needs and what dead writers left behind.
+
+        Returns ``{"removed_chunks", "removed_bytes"}``. Writers may go on
+        meanwhile. Raises `IntegrityError` naming a checkpoint that cannot be
+        read (its chunks are unknown, so nothing is removed), `StoreUnusable`.
+        """
+        return Collection(self._layout, self._manifests).run()
+
+    # -- manifests
+
+    def manifests(self) -> list[Manifest]:
+        """Return the readable checkpoints, newest first; see `problems` for the others."""
+        return self._manifests.all()[0]
+
+    def problems(self) -> list[dict[str, str]]:
+        """Return ``{"id", "reason"}`` for every checkpoint whose manifest cannot be read."""
+        return [{"id": one, "reason": error.message} for one, error in self._manifests.all()[1]]
+
+    def resolve(self, reference: str) -> Manifest:
+        """Return the checkpoint that an id, a unique prefix of it or a name stands for.
+
+        Raises `MalformedId`, `CheckpointNotFound`, `AmbiguousId`, and
+        `ManifestCorrupt`, `SignatureInvalid`, `FormatTooNew` when it is there
+        but cannot be trusted.
+        """
+        return self._manifests.read(self._manifests.resolve(reference))
+
+    def resolve_id(self, reference: str) -> str:
+        """Return the full id like `resolve`, without reading the manifest.
+
+        For removing or verifying what may be unreadable.
+        """
+        return self._manifests.resolve(reference)
+
+    def check_name_free(self, name: str) -> None:
+        """Raise `NameTaken` when a checkpoint is called `name`; ask before a long save."""
+        self._manifests.check_name_free(name)
+
+    # -- content
+
+    def names(self, manifest: Manifest) -> list[str]:
+        """Return the relative paths of the checkpoint's files; raises `IntegrityError`."""
+        return [entry.name for entry in Content(self._layout, manifest).entries]
+
+    def sizes(self, manifest: Manifest) -> dict[str, int]:
+        """Return the size in bytes of every file of the checkpoint; raises `IntegrityError`."""
+        return {entry.name: entry.size_bytes
+                for entry in Content(self._layout, manifest).entries}
+
+    def read_file(self, manifest: Manifest, name: str) -> bytes:
+        """Return one file's bytes, proven; raises `NotFound`, `ChunkMissing`, `ChunkCorrupt`."""
+        return Content(self._layout, manifest).read(name)
+
+    def materialise(self, manifest: Manifest, folder: Path, on_progress: Progress | None = None,
+                    names: Names[str] | None = None) -> None:
+        """Make the checkpoint's files (or those in `names`) anew below `folder`.
+
+        Every chunk is proven while it is read; zeros become holes; existing
+        files are replaced, links not followed. `on_progress` is called with
+        the number of bytes done since its last call. Raises `ChunkMissing`,
+        `ChunkCorrupt`, `NotFound`, `RestoreFailed`; files may be incomplete.
+        """
+        Content(self._layout, manifest).materialise(folder, names, on_progress)
+
+    def check(self, manifest: Manifest, on_progress: Progress | None = None) -> None:
+        """Read back and prove all bytes of one checkpoint.
+
+        Raises `ChunkMissing` or `ChunkCorrupt`, naming checkpoint and chunk.
+        """
+        Content(self._layout, manifest).prove(on_progress)
+
+    def verify(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
+        """Prove the checkpoints `ids` (references like in `resolve`; None: all).
+
+        Returns ``{"checked": count, "bad": [{"id", "reason"}, ...]}``. A chunk
+        that several share is read once. Raises `CheckpointNotFound`,
+        `AmbiguousId`, `MalformedId` for references that name none.
+        """
+        wanted = self._manifests.ids() if ids is None else [self.resolve_id(i) for i in ids]
+        checked, bad = 0, []
+        known: set[bytes] = set()
+        for checkpoint_id in dict.fromkeys(wanted):
+            try:
+                Content(self._layout, self._manifests.read(checkpoint_id)).prove(known=known)
+            except CheckpointNotFound:
+                continue  # removed by somebody else meanwhile
+            except IntegrityError as error:
+                bad.append({"id": checkpoint_id, "reason": error.message})
+            checked += 1
+        return {"checked": checked, "bad": bad}
