@@ -1,0 +1,120 @@
+"""What every box can do; knows processes and folders, not Jupyter."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..errors import CheckpointError, LaunchFailed, ModeUnavailable
+from ..procfs import ProcessId, descendants
+
+ROOT_PID = 100
+"""The dump root's pid inside every namespace box (native/box.c says the same)."""
+
+STOP_DEADLINE_S = 10.0
+
+
+class Box(ABC):
+    """Where one kernel's tree runs.
+
+    ``binary`` is the ``ckpt-box`` program, ``runtime`` the kernel's runtime
+    folder on the host.
+    """
+
+    mode: str
+
+    def __init__(self, binary: Path, runtime: Path) -> None:
+        self.binary = binary
+        self.runtime = runtime
+
+    @property
+    @abstractmethod
+    def inner_runtime(self) -> str:
+        """The runtime folder as the kernel sees it: the same after any restore."""
+
+    @property
+    @abstractmethod
+    def init(self) -> ProcessId | None:
+        """PID 1 of the box on the host, None when the box has none."""
+
+    @abstractmethod
+    def command(self, cmd: Sequence[str], cwd: str | None = None) -> list[str]:
+        """Return the argv that runs `cmd` inside, with the box's privileges."""
+
+    @abstractmethod
+    def start_root(self, cmd: Sequence[str], env: Mapping[str, str], cwd: str) -> int:
+        """Start `cmd` under a dump root in this box.
+
+        The output of the tree is appended to ``kernel.log`` in the runtime
+        folder. Returns the root's pid inside the box. Raises `LaunchFailed`;
+        then nothing runs.
+        """
+
+    @abstractmethod
+    def host_pid(self, inner_pid: int) -> int | None:
+        """Return the host's pid of a process of the box, None when it is gone."""
+
+    @abstractmethod
+    def inner_pid(self, host_pid: int) -> int | None:
+        """Return a process' pid inside the box, None when it is gone."""
+
+    @abstractmethod
+    def path(self, inside: str) -> Path:
+        """Return the path by which the host reaches a path of the box."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End every process of the box and wait until all are gone."""
+
+    def root_command(self, cmd: Sequence[str]) -> list[str]:
+        return [str(self.binary), "root", "--", *cmd]
+
+
+def run_box_binary(
+    argv: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    failure: type[CheckpointError] = LaunchFailed,
+) -> str:
+    """Run ``ckpt-box`` to its end and return what it printed.
+
+    Raises `failure` with the program's one line of explanation.
+    """
+    done = subprocess.run(
+        argv, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        start_new_session=True,
+    )
+    if done.returncode != 0:
+        reason = done.stderr.strip().removeprefix("ckpt-box: ") or f"exit {done.returncode}"
+        hint = "'jupyter ckpt doctor' tells what works here."
+        if failure is ModeUnavailable:
+            raise failure(f"A box cannot be made here ({reason}).", hint)
+        raise failure(f"The kernel's box could not be used ({reason}).", hint)
+    return done.stdout.strip()
+
+
+def kill_and_wait(victims: Sequence[ProcessId]) -> None:
+    """Send SIGKILL to each process and wait until none of them runs."""
+    for victim in victims:
+        if victim.is_alive():
+            try:
+                os.kill(victim.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+    deadline = time.monotonic() + STOP_DEADLINE_S
+    while any(victim.is_alive() for victim in victims):
+        if time.monotonic() > deadline:
+            raise LaunchFailed(
+                f"Process {victims[0].pid} does not end although it was killed.",
+                "It may be waiting for a disk or network file system.")
+        time.sleep(0.01)
+
+
+def identities(pid: int) -> list[ProcessId]:
+    """Return the identity of `pid` and of every descendant that still runs."""
+    found = (ProcessId.of(each) for each in descendants(pid))
+    return [each for each in found if each is not None]

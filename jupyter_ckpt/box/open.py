@@ -1,0 +1,89 @@
+"""A box without namespaces: caps mode, where only criu has privileges."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..errors import LaunchFailed
+from ..procfs import ProcessId
+from .contract import Box, identities, kill_and_wait, run_box_binary
+
+SPREAD_PIDS = 5000
+"""Up to this many pids pass before a kernel starts, so that its pids are likely
+to be free again when it is restored (they must be: there is no namespace)."""
+
+
+class OpenBox(Box):
+    """A tree under a dump root in the host's own namespaces.
+
+    ``alias`` is a short, stable path that stands for the runtime folder: the
+    kernel's socket is bound under it and must be found again after a restore.
+    """
+
+    mode = "caps"
+
+    def __init__(self, binary: Path, runtime: Path, alias: str, root: ProcessId | None) -> None:
+        super().__init__(binary, runtime)
+        self.alias = alias
+        self.root = root
+
+    @classmethod
+    def create(cls, binary: Path, runtime: Path, alias: str) -> OpenBox:
+        """Point `alias` at the runtime folder and return the empty box."""
+        if os.path.islink(alias):
+            if os.lstat(alias).st_uid != os.geteuid():
+                raise LaunchFailed(f"{alias} belongs to another user.")
+            os.unlink(alias)
+        os.symlink(runtime, alias)
+        return cls(binary, runtime, alias, None)
+
+    @property
+    def inner_runtime(self) -> str:
+        return self.alias
+
+    @property
+    def hidden_shm(self) -> str:
+        """The shim's folder for deleted shared memory of this tree alone."""
+        return f"/dev/shm/.box-{os.path.basename(self.alias).lstrip('.')}"
+
+    @property
+    def init(self) -> None:
+        return None
+
+    def command(self, cmd: Sequence[str], cwd: str | None = None) -> list[str]:
+        return list(cmd)
+
+    def start_root(self, cmd: Sequence[str], env: Mapping[str, str], cwd: str) -> int:
+        log = str(self.runtime / "kernel.log")
+        argv = [str(self.binary), "detach", log, "--spread", str(random.randrange(SPREAD_PIDS)),
+                "--cwd", cwd, "--", *self.root_command(cmd)]
+        pid = int(run_box_binary(argv, env=env))
+        self.adopt_root(pid)
+        return pid
+
+    def adopt_root(self, pid: int) -> None:
+        """Take the process that a launch or a restore made as the dump root."""
+        self.root = ProcessId.of(pid)
+        if self.root is None:
+            raise LaunchFailed("The kernel's dump root ended at once.")
+
+    def host_pid(self, inner_pid: int) -> int | None:
+        return inner_pid if ProcessId.of(inner_pid) else None
+
+    def inner_pid(self, host_pid: int) -> int | None:
+        return host_pid if ProcessId.of(host_pid) else None
+
+    def path(self, inside: str) -> Path:
+        return Path(inside)
+
+    def stop(self) -> None:
+        if self.root is not None:
+            # Gathered before the first kill: orphans would leave the tree.
+            kill_and_wait(identities(self.root.pid))
+        shutil.rmtree(self.hidden_shm, ignore_errors=True)
+        if os.path.islink(self.alias):
+            os.unlink(self.alias)
