@@ -1,0 +1,49 @@
+"""Giving one kernel its in-kernel part; called once by `startup.py`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from .failures import CheckpointFailed, CheckpointRefused
+from .history import History
+from .magic import CheckpointMagic
+from .session import Session
+
+
+def install(shell: Any, runtime: str) -> Session:
+    """Make `shell` checkpointable through the agent in folder `runtime`.
+
+    Parts that this version of IPython or ipykernel does not allow are left out,
+    with one line each. Raises OSError when the socket cannot be made; the kernel
+    is unchanged then.
+    """
+    session = Session(shell, runtime)
+    kernel = shell.kernel
+    _try("the cell that runs cannot be told",
+         lambda: session.journal.watch_requests(kernel))
+    _try("outputs are not followed",
+         lambda: session.journal.watch_outputs(kernel.iopub_thread, kernel.session.unpack))
+    _try("history is not looked after", lambda: _watch_history(session, shell))
+    _try("there is no %checkpoint", lambda: CheckpointMagic(shell, session).register())
+    shell.checkpoint = session.checkpoint
+    shell.on_checkpoint = session.on_checkpoint.add
+    shell.on_restore = session.on_restore.add
+    shell.CheckpointRefused = CheckpointRefused
+    shell.CheckpointFailed = CheckpointFailed
+    session.link.start()
+    return session
+
+
+def _watch_history(session: Session, shell: Any) -> None:
+    manager = shell.history_manager
+    if manager is not None:
+        session.history = History(manager)
+
+
+def _try(without: str, step: Callable[[], None]) -> None:
+    try:
+        step()
+    except Exception as error:
+        print(f"jupyter_ckpt: {without}: {type(error).__name__}: {error}", file=sys.stderr)

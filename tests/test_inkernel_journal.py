@@ -1,0 +1,89 @@
+"""The journal on a real kernel: every way a cell can put something out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from inkernel_harness import InjectedKernel
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[InjectedKernel]:
+    kernel = InjectedKernel()
+    yield kernel
+    kernel.close()
+
+
+def outputs(kernel: InjectedKernel, code: str) -> list[dict[str, Any]]:
+    msg_id = kernel.start(code)
+    kernel.finish(msg_id)
+    recent = {r["msg_id"]: r for r in kernel.op("running")["recent"]}
+    found: list[dict[str, Any]] = recent[msg_id]["outputs"]
+    return found
+
+
+def test_streams_results_and_errors_are_notebook_outputs(kernel: InjectedKernel) -> None:
+    import nbformat
+
+    found = outputs(kernel, "import sys; print('a'); print('b', file=sys.stderr, flush=True)\n"
+                            "display({'k': 1})\n1/0")
+    kinds = [o["output_type"] for o in found]
+    assert kinds == ["stream", "stream", "display_data", "error"]
+    assert found[3]["ename"] == "ZeroDivisionError"
+    found += outputs(kernel, "40 + 2")
+    assert found[-1]["data"] == {"text/plain": "42"}
+    assert found[-1]["execution_count"] == kernel.op("status")["execution_count"]
+    cell: dict[str, Any] = {"cell_type": "code", "id": "a", "metadata": {}, "source": "",
+            "execution_count": None, "outputs": found}
+    nbformat.validate({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [cell]})
+
+
+def test_cleared_and_updated_displays_are_as_the_user_sees_them(kernel: InjectedKernel) -> None:
+    found = outputs(kernel, "from IPython.display import clear_output, display\nprint('gone')\n"
+                            "clear_output(wait=True)\nh = display('old', display_id=True)\n"
+                            "h.update('new')")
+    assert [o["data"] for o in found] == [{"text/plain": "'new'"}]
+    msg_id = kernel.start("h.update('newer')")
+    kernel.finish(msg_id)
+    recent = kernel.op("running")["recent"]
+    assert recent[-2]["outputs"][0]["data"] == {"text/plain": "'newer'"}
+    assert recent[-1]["outputs"] == []
+
+
+def test_threads_and_c_level_writes_are_in_the_journal(kernel: InjectedKernel) -> None:
+    found = outputs(kernel, "import os, threading, time\n"
+                            "t = threading.Thread(target=print, args=('thread',))\n"
+                            "t.start(); t.join()")
+    assert "thread" in found[0]["text"]
+
+
+def test_huge_output_is_noted_not_kept(kernel: InjectedKernel) -> None:
+    found = outputs(kernel, "from IPython.display import display\n"
+                            "display({'text/plain': 'x' * 3_000_000}, raw=True)\nprint('end')")
+    assert "not kept here" in found[0]["data"]["text/plain"]
+    assert found[1]["text"] == "end\n"
+
+
+def test_silent_requests_are_no_cells(kernel: InjectedKernel) -> None:
+    before = kernel.op("running")["recent"]
+    kernel.finish(kernel.start("quiet = 1", silent=True))
+    assert kernel.op("running")["recent"] == before
+
+
+def test_cell_id_is_told(kernel: InjectedKernel) -> None:
+    message = kernel.client.session.msg("execute_request", {
+        "code": "pass", "silent": False, "store_history": True, "user_expressions": {},
+        "allow_stdin": False, "stop_on_error": True}, metadata={"cellId": "cell-7"})
+    kernel.client.shell_channel.send(message)
+    kernel.finish(message["header"]["msg_id"])
+    assert kernel.op("running")["recent"][-1]["cell_id"] == "cell-7"
+
+
+def test_only_the_last_requests_are_kept(kernel: InjectedKernel) -> None:
+    for number in range(20):
+        kernel.run(f"print({number})")
+    recent = kernel.op("running")["recent"]
+    assert len(recent) <= 17
+    assert recent[-1]["outputs"][0]["text"] == "19\n"
