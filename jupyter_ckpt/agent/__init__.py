@@ -1,0 +1,1 @@
+"""The kernel agent: joins box, engine and store, and serves one kernel."""

@@ -1,0 +1,106 @@
+"""The agent's acts: one at a time, each known by the id its caller chose."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import Cancelled, CheckpointError, DumpFailed, JobNotFound, UsageError
+from ..protocol import Job
+
+log = logging.getLogger(__name__)
+KEPT_JOBS = 200
+
+Act = Callable[[Job], dict[str, Any]]
+
+
+class JobTable:
+    """Runs acts one after another in a thread of its own.
+
+    The same id always names the same job, so a request may be repeated until
+    it is answered. An act's `CheckpointError` is the job's error; any other
+    exception becomes a `DumpFailed` that names it, and never ends the agent.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: dict[tuple[str, str], Job] = {}
+        self._queue: queue.SimpleQueue[tuple[Job, Act]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._busy = 0
+        threading.Thread(target=self._run, name="jobs", daemon=True).start()
+
+    @property
+    def idle(self) -> bool:
+        return self._busy == 0
+
+    def put(self, kind: str, request_id: str, act: Act) -> Job:
+        """Queue `act` under an id, or return the job that has the id already."""
+        with self._lock:
+            known = self._jobs.get((kind, request_id))
+            if known is not None:
+                return known
+            job = self._jobs[kind, request_id] = Job(request_id, kind)
+            if self._busy:
+                job.phase = "waiting for another request to end"
+            self._busy += 1
+            for old in [k for k, j in self._jobs.items() if j.finished][:-KEPT_JOBS]:
+                del self._jobs[old]
+        self._queue.put((job, act))
+        return job
+
+    def get(self, kind: str, request_id: str) -> Job:
+        try:
+            return self._jobs[kind, request_id]
+        except KeyError:
+            raise JobNotFound(f"This agent knows no request {request_id}.") from None
+
+    def all(self) -> list[Job]:
+        return list(self._jobs.values())
+
+    def cancel(self, kind: str, request_id: str) -> Job:
+        """Take a job back that has not begun; raise `UsageError` when it has."""
+        job = self.get(kind, request_id)
+        with self._lock:
+            if job.state == "queued":
+                _fail(job, Cancelled("The request was cancelled before it began."))
+                return job
+        if job.finished:
+            return job
+        raise UsageError("The request has begun and cannot be cancelled any more.")
+
+    def _run(self) -> None:
+        while True:
+            job, act = self._queue.get()
+            try:
+                self._run_one(job, act)
+            finally:
+                with self._lock:
+                    self._busy -= 1
+
+    def _run_one(self, job: Job, act: Act) -> None:
+        with self._lock:
+            if job.finished:
+                return
+            job.state, job.phase = "quiescing", ""
+        try:
+            result = act(job)
+        except CheckpointError as error:
+            log.warning("%s %s failed: %s", job.kind, job.id, error.message)
+            _fail(job, error)
+        except Exception as error:
+            log.error("%s %s failed:\n%s", job.kind, job.id, traceback.format_exc())
+            _fail(job, DumpFailed(
+                f"The agent failed unexpectedly ({type(error).__name__}: {error}).",
+                "The agent.log in the kernel's runtime folder tells more."))
+        else:
+            job.result = result
+            job.state, job.phase = "done", ""
+
+
+def _fail(job: Job, error: CheckpointError) -> None:
+    job.error = error
+    job.state, job.phase = "failed", ""

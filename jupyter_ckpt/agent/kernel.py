@@ -1,0 +1,108 @@
+"""The kernel an agent looks after: its box, its record, its in-kernel part."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..box import ROOT_PID, Box, NamespaceBox, OpenBox
+from ..errors import KernelNotFound, LaunchFailed, NotOurKernel
+from ..procfs import ProcessId, command_name, descendants, rss_bytes, stat_fields
+from ..record import Record
+from .kernel_link import KernelLink
+
+
+@dataclass
+class Kernel:
+    """A living kernel. ``folder`` is its runtime folder on the host."""
+
+    record: Record
+    box: Box
+    folder: Path
+
+    @classmethod
+    def attach(cls, record: Record, binary: Path, folder: Path) -> Kernel:
+        """Take over the kernel that `record` tells of.
+
+        Raises `KernelNotFound` when it has ended.
+        """
+        if not record.is_alive() or record.kernel is None or record.root is None:
+            raise KernelNotFound(f"Kernel {record.kernel_id} has ended.",
+                                 "'jupyter ckpt list' shows what can be restored.")
+        box: Box
+        if record.init is not None:
+            box = NamespaceBox(binary, folder, record.mode, record.init)
+        elif record.mode == "caps":
+            box = OpenBox(binary, folder, open_alias(record.kernel_id), record.root)
+        else:
+            raise NotOurKernel(f"Kernel {record.kernel_id} does not run in a box.")
+        return cls(record, box, folder)
+
+    @property
+    def link(self) -> KernelLink:
+        return KernelLink(self.folder)
+
+    @property
+    def root_inner_pid(self) -> int:
+        return self.record.root_inner_pid
+
+    def processes(self) -> list[dict[str, Any]]:
+        """List the tree without its dump root: {pid, ppid, name, rss_bytes} each.
+
+        Pids are those of the box, as the kernel's own code sees them.
+        """
+        root = self.record.root
+        found = []
+        for pid in descendants(root.pid)[1:] if root is not None and root.is_alive() else ():
+            inner, fields = self.box.inner_pid(pid), stat_fields(pid)
+            if inner is None or fields is None:
+                continue
+            parent = self.box.inner_pid(int(fields[1])) or 0
+            found.append({"pid": inner, "ppid": parent, "name": command_name(pid),
+                          "rss_bytes": rss_bytes(pid)})
+        return found
+
+    def working_folders(self) -> list[str]:
+        """Return the distinct working directories of the tree."""
+        root = self.record.root
+        found = set()
+        for pid in descendants(root.pid) if root is not None else ():
+            try:
+                found.add(os.readlink(f"/proc/{pid}/cwd"))
+            except OSError:
+                continue
+        return sorted(f for f in found if not f.endswith(" (deleted)"))
+
+    def interrupt(self) -> None:
+        """Interrupt the kernel and what it runs in the foreground (SIGINT)."""
+        assert self.record.kernel is not None
+        if self.record.kernel.is_alive():
+            os.killpg(os.getpgid(self.record.kernel.pid), signal.SIGINT)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the kernel process alone."""
+        assert self.record.kernel is not None
+        if self.record.kernel.is_alive():
+            os.kill(self.record.kernel.pid, number)
+
+
+def open_alias(kernel_id: str) -> str:
+    """Return the short path that stands for a kernel's runtime folder in caps mode."""
+    return f"/tmp/.jupyter_ckpt-{os.getuid()}-{kernel_id[:12]}"
+
+
+def identify(box: Box, record: Record, root_inner: int, kernel_inner: int) -> None:
+    """Write into `record` who is who in `box`; raise `LaunchFailed` if gone."""
+    root, kernel = box.host_pid(root_inner), box.host_pid(kernel_inner)
+    record.init = box.init
+    record.root = ProcessId.of(root) if root is not None else None
+    record.kernel = ProcessId.of(kernel) if kernel is not None else None
+    record.root_inner_pid, record.kernel_inner_pid = root_inner, kernel_inner
+    if record.root is None or record.kernel is None:
+        raise LaunchFailed("The kernel's process ended at once.")
+
+
+__all__ = ["ROOT_PID", "Kernel", "identify", "open_alias"]

@@ -1,0 +1,109 @@
+"""Starting a kernel in a box of its own."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from ..box import Box, NamespaceBox, OpenBox
+from ..errors import LaunchFailed, ProtocolError
+from ..procfs import ProcessId, children_of_all
+from ..protocol import Job
+from ..record import Record
+from .kernel import Kernel, identify, open_alias
+from .tools import Tools
+
+START_DEADLINE_S = 20.0
+STARTUP_FILE = Path(__file__).parent.parent / "inkernel" / "startup.py"
+_ENV_KEPT = ("JPY_SESSION_NAME",)
+
+
+def launch(tools: Tools, folder: Path, request: dict[str, Any], job: Job) -> Kernel:
+    """Start the kernel that `request` describes and return it.
+
+    Called by the agent for ``PUT /launches``. Raises `LaunchFailed` or
+    `ModeUnavailable`; then nothing of the kernel runs.
+    """
+    job.state = "launching"
+    cmd, env = request.get("cmd"), request.get("env")
+    if not isinstance(cmd, list) or not cmd or not isinstance(env, dict):
+        raise ProtocolError("A launch needs 'cmd' (a list) and 'env' (an object).")
+    mode = tools.mode()
+    record = _record(request, mode, folder.name)
+    box = make_box(tools, folder, mode, record.kernel_id)
+    try:
+        root_inner = box.start_root(cmd, _environment(env, box, tools, record), record.cwd)
+        kernel_host = _first_child(box, root_inner, folder)
+        identify(box, record, root_inner, box.inner_pid(kernel_host) or 0)
+    except BaseException:
+        box.stop()
+        raise
+    return Kernel(record, box, folder)
+
+
+def make_box(
+    tools: Tools, folder: Path, mode: str, kernel_id: str, alias: str | None = None,
+    pid_floor: int | None = None,
+) -> Box:
+    """Make an empty box of the mode's kind for the kernel of `folder`."""
+    if mode == "caps":
+        return OpenBox.create(tools.box_binary, folder, alias or open_alias(kernel_id))
+    if pid_floor is None:
+        return NamespaceBox.create(tools.box_binary, folder, mode)
+    return NamespaceBox.create(tools.box_binary, folder, mode, pid_floor)
+
+
+def _record(request: dict[str, Any], mode: str, kernel_id: str) -> Record:
+    env = request["env"]
+    return Record(
+        kernel_id=kernel_id, kernel_name=str(request.get("kernel_name", "python3")),
+        language=str(request.get("language", "python")), mode=mode,
+        cwd=str(request.get("cwd") or os.path.expanduser("~")),
+        connection_file=str(request.get("connection_file", "")),
+        owner=request.get("owner"), session=request.get("session"),
+        notebook=request.get("notebook"), injected=request.get("language") == "python",
+        env={name: env[name] for name in _ENV_KEPT if name in env})
+
+
+def _environment(
+    env: dict[str, str], box: Box, tools: Tools, record: Record
+) -> dict[str, str]:
+    """Return the kernel's environment with the shim and the in-kernel part."""
+    found = {str(name): str(value) for name, value in env.items()}
+    # Its parent in the box is not the server: the poller would end the kernel.
+    found.pop("JPY_PARENT_PID", None)
+    preload = [str(tools.shim), *filter(None, [found.get("LD_PRELOAD")])]
+    found["LD_PRELOAD"] = ":".join(preload)
+    if isinstance(box, OpenBox):
+        found["JUPYTER_CKPT_SHM_HIDDEN"] = box.hidden_shm
+    if record.injected:
+        if "PYTHONSTARTUP" in found:
+            found["JUPYTER_CKPT_USER_STARTUP"] = found["PYTHONSTARTUP"]
+        found["PYTHONSTARTUP"] = str(STARTUP_FILE)
+        found["JUPYTER_CKPT_RUNTIME"] = box.inner_runtime
+    return found
+
+
+def _first_child(box: Box, root_inner: int, folder: Path) -> int:
+    """Wait for the dump root's child, the kernel; return its host pid."""
+    deadline = time.monotonic() + START_DEADLINE_S
+    while time.monotonic() < deadline:
+        root = box.host_pid(root_inner)
+        if root is None or ProcessId.of(root) is None:
+            break
+        for child in children_of_all().get(root, ()):
+            return child
+        time.sleep(0.005)
+    raise LaunchFailed(f"The kernel did not start.{log_tail(folder)}",
+                       "Check the kernelspec's command with 'jupyter kernelspec list --json'.")
+
+
+def log_tail(folder: Path) -> str:
+    """Return the last line of the kernel's log as ' Its last words: ...'."""
+    try:
+        lines = (folder / "kernel.log").read_text(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return f" Its last words: {lines[-1]}" if lines else ""

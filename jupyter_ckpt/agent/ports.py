@@ -1,0 +1,117 @@
+"""Ports of a session to restore: free, held by the system, or taken for good."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+from collections.abc import Callable, Iterable
+
+from ..engine.sockets import InetSockets, Listener
+from ..errors import RestoreRefused
+
+TIME_WAIT = "06"
+DEFAULT_WAIT_S = 70.0
+
+
+def is_free(listener: Listener) -> bool:
+    """Tell whether CRIU could bind this port now (it reuses addresses)."""
+    family = socket.AF_INET6 if ":" in listener.address else socket.AF_INET
+    kind = socket.SOCK_STREAM if listener.protocol == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(family, kind) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((listener.address, listener.port))
+            if listener.protocol == "tcp":
+                probe.listen(1)
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                return False
+            raise RestoreRefused(
+                f"The session listened on {listener.address}, which this machine does not have.",
+                "Give the machine that address and restore again.") from error
+    return True
+
+
+def free_port(protocol: str = "tcp") -> int:
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _tcp_table() -> list[tuple[int, int, str]]:
+    """Return (local port, remote port, state) of every TCP socket here."""
+    found = []
+    for name in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            with open(name, encoding="ascii") as table:
+                next(table)
+                for line in table:
+                    words = line.split()
+                    local, remote = (int(w.rsplit(":", 1)[1], 16) for w in words[1:3])
+                    found.append((local, remote, words[3]))
+        except (OSError, StopIteration):
+            continue
+    return found
+
+
+def _held_by_system(port: int) -> bool:
+    states = {state for local, _, state in _tcp_table() if local == port}
+    return bool(states) and states <= {TIME_WAIT}
+
+
+def choose_ports(
+    sockets: InetSockets,
+    wanted: dict[int, int],
+    movable: Iterable[int],
+    on_wait: Callable[[str], None],
+    wait_s: float = DEFAULT_WAIT_S,
+) -> dict[int, int]:
+    """Return {saved port: port to use} for every port that has to change.
+
+    ``wanted`` are moves the caller asks for (a kernel's connection). Ports in
+    ``movable`` move at once when they are taken; a port that only the system
+    holds (TIME_WAIT, at most a minute) is waited for, and told to `on_wait`.
+    Any other taken port moves as well: a session is more than a port number.
+    """
+    moves = {old: new for old, new in wanted.items() if old != new}
+    free_to_move = set(movable)
+    deadline = time.monotonic() + wait_s
+    for listener in sockets.listeners:
+        target = moves.get(listener.port, listener.port)
+        this = Listener(listener.protocol, listener.address, target)
+        while not is_free(this):
+            waiting = time.monotonic() < deadline and _held_by_system(target)
+            if not waiting or target in free_to_move:
+                if listener.port in wanted:
+                    raise RestoreRefused(
+                        f"Port {target} is used by another program.",
+                        "End that program, or restore as a new kernel with --new.")
+                moves[listener.port] = free_port(listener.protocol)
+                break
+            _wait(on_wait, f"port {target}", deadline)
+    _move_connections(sockets, moves)
+    return moves
+
+
+def _move_connections(sockets: InetSockets, moves: dict[int, int]) -> None:
+    """Give connections inside the tree whose ports are still held other ports.
+
+    For a minute after the end of the original the system holds the pair. Both
+    ends are restored here, so the one that is no listener's may have any port:
+    nobody has to wait.
+    """
+    listening = {listener.port for listener in sockets.listeners}
+    held = {(local, remote) for local, remote, _ in _tcp_table()}
+    for connection in sockets.inner:
+        source, target = connection.source[1], connection.target[1]
+        if (moves.get(source, source), moves.get(target, target)) in held:
+            moves[target if source in listening else source] = free_port()
+
+
+def _wait(on_wait: Callable[[str], None], what: str, deadline: float) -> None:
+    left = max(0, round(deadline - time.monotonic()))
+    on_wait(f"waiting for {what}: the system keeps closed ports for a minute (at most {left} s left)")
+    time.sleep(0.25)

@@ -1,0 +1,247 @@
+"""Restoring: everything that can fail is tried before anything is stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..box import Box, OpenBox
+from ..engine.edit import accept_present_sizes, move_folder
+from ..engine.openfiles import process_tree
+from ..engine.sockets import InetSockets, close_outer_connections, inet_sockets, map_ports
+from ..errors import CheckpointError, ModeUnavailable, RestoreFailed, RestoreRefused
+from ..manifest import Manifest, utc_now
+from ..procfs import command_name
+from ..protocol import Job
+from ..record import Record, write_private
+from ..store import Store
+from . import host
+from .frozen import refill_shared_memory
+from .kernel import Kernel, identify
+from .launch import make_box
+from .libraries import check_unchanged
+from .ports import DEFAULT_WAIT_S, choose_ports
+from .savedfiles import FilePlan, plan_files, put_back, undo_put_back
+from .tools import Tools
+
+PORT_NAMES = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
+RESTORE_HEADROOM = 200
+PIDS_DEADLINE_S = 20.0
+HOOK_DEADLINE_S = 30.0
+
+
+@dataclass
+class Prepared:
+    """A checkpoint unpacked and checked, ready to run; nothing was touched yet."""
+
+    manifest: Manifest
+    details: dict[str, Any]
+    folder: Path
+    plan: FilePlan
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def images(self) -> Path:
+        return self.folder / "images"
+
+
+class Restore:
+    """Brings one checkpoint back as the kernel of `folder`.
+
+    ``request``: files (policy), connection (ports and key to take over, or
+    None), connection_file, wait_s, shared (whether the original may live on),
+    notebook, session, owner, epoch.
+    """
+
+    def __init__(self, tools: Tools, folder: Path, request: dict[str, Any], job: Job) -> None:
+        self.tools, self.folder, self.request, self.job = tools, folder, request, job
+
+    def prepare(self, store: Store, manifest: Manifest, work: Path) -> Prepared:
+        """Verify, unpack and compare with this machine.
+
+        Raises `RestoreRefused` or `IntegrityError`; nothing was touched.
+        """
+        self.job.state = "preparing"
+        if manifest.engine != "process":
+            raise RestoreRefused(
+                f"Checkpoint {manifest.id} holds variables, not a process.",
+                "It can only be loaded into a running kernel.")
+        details = json.loads(store.read_file(manifest, "restore.json"))
+        self._check_mode(details["mode"])
+        warnings = host.check_compatible(manifest.host, details["cpu_flags"])
+        check_unchanged(json.loads(store.read_file(manifest, "libraries.json")))
+        folder = work / "restore"
+        folder.mkdir()
+        self.job.total_bytes = manifest.memory_bytes
+
+        def progress(done: int) -> None:
+            self.job.done_bytes += done
+
+        store.materialise(manifest, folder, progress)
+        return Prepared(manifest, details, folder, self._plan(manifest, folder), warnings)
+
+    def _plan(self, manifest: Manifest, folder: Path) -> FilePlan:
+        return plan_files(manifest.files, self.request.get("files") or "auto", folder,
+                          bool(self.request.get("shared")))
+
+    def _check_mode(self, saved: str) -> None:
+        here = self.tools.mode()
+        if saved == here or {saved, here} == {"root", "rootless"} and here == "root":
+            return
+        raise ModeUnavailable(
+            f"The checkpoint was made in {saved} mode; this machine offers {here} mode.",
+            f"Set JUPYTER_CKPT_MODE={saved}, or restore it where that mode works.")
+
+    def run(self, prepared: Prepared) -> Kernel:
+        """Bring the prepared checkpoint to life.
+
+        Raises `RestoreFailed` or `RestoreRefused`; then nothing of it runs and
+        every file is what it was before.
+        """
+        # Once more: the kernel that was just stopped may have written since.
+        prepared.plan = self._plan(prepared.manifest, prepared.folder)
+        sockets = inet_sockets(prepared.images)
+        moves = self._ports(prepared, sockets)
+        self.job.state, self.job.phase = "restoring", ""
+        if prepared.details["mode"] == "caps":
+            self._wait_for_pids(prepared)
+        self._recreate_folders(prepared)
+        (self.folder / "kernel.log").touch(mode=0o600)  # the tree appends to it
+        box = self._make_box(prepared)
+        try:
+            put_back(prepared.plan, prepared.folder)
+            if box.init is not None:
+                refill_shared_memory(box.path("/dev/shm"), prepared.folder)
+            self._edit(prepared, moves)
+            work = prepared.folder / "criu"
+            work.mkdir()
+            self.tools.criu(prepared.details["mode"], work).restore(prepared.images, box.command)
+            if isinstance(box, OpenBox):
+                box.adopt_root(prepared.details["root_pid"])
+            kernel = self._take_over(prepared, box)
+            self._fix_up(kernel, prepared, moves)
+        except BaseException as error:
+            self._keep_log(prepared)
+            box.stop()
+            undo_put_back(prepared.plan)
+            if isinstance(error, (CheckpointError, KeyboardInterrupt)):
+                raise
+            raise RestoreFailed(f"The restore failed unexpectedly ({error}).",
+                                "The agent.log in the kernel's runtime folder tells more.") from error
+        prepared.warnings += prepared.plan.warnings
+        return kernel
+
+    # -- steps ----------------------------------------------------------------
+
+    def _ports(self, prepared: Prepared, sockets: InetSockets) -> dict[int, int]:
+        """Choose the ports: {saved: to use}, the kernel's own five included."""
+        saved = prepared.details.get("connection") or {}
+        wanted = self.request.get("connection") or {}
+        forced = {int(saved[n]): int(wanted[n]) for n in PORT_NAMES if n in saved and n in wanted}
+        kernel_ports = [int(saved[n]) for n in PORT_NAMES if n in saved]
+
+        def told(text: str) -> None:
+            self.job.phase = text
+
+        moves = choose_ports(sockets, forced, kernel_ports, told,
+                             float(self.request.get("wait_s") or DEFAULT_WAIT_S))
+        for old, new in moves.items():
+            if old not in kernel_ports and any(li.port == old for li in sockets.listeners):
+                prepared.warnings.append(
+                    f"Port {old} of the session is taken; what listened there now has port {new}.")
+        return moves
+
+    def _wait_for_pids(self, prepared: Prepared) -> None:
+        """Wait until the tree's pids are free: there is no namespace to have them in.
+
+        A killed process keeps its pid until its parent has taken notice.
+        """
+        wanted = process_tree(prepared.images).all_ids
+        deadline = time.monotonic() + PIDS_DEADLINE_S
+        while taken := sorted(pid for pid in wanted if os.path.exists(f"/proc/{pid}")):
+            if time.monotonic() > deadline:
+                raise RestoreRefused(
+                    f"Process id {taken[0]} of the session is taken by another process "
+                    f"({command_name(taken[0])}).",
+                    "Wait until that process has ended, or restore after a reboot.")
+            self.job.phase = f"waiting for process id {taken[0]} to be free"
+            time.sleep(0.05)
+
+    def _recreate_folders(self, prepared: Prepared) -> None:
+        for path in prepared.details["working_folders"]:
+            if not os.path.isdir(path):
+                os.makedirs(path, exist_ok=True)
+                prepared.warnings.append(f"The folder {path} was missing and was made anew, empty.")
+
+    def _make_box(self, prepared: Prepared) -> Box:
+        details = prepared.details
+        mode = details["mode"]
+        return make_box(self.tools, self.folder, mode, self.folder.name,
+                        alias=details["inner_runtime"] if mode == "caps" else None,
+                        pid_floor=details["highest_pid"] + RESTORE_HEADROOM)
+
+    def _edit(self, prepared: Prepared, moves: dict[int, int]) -> None:
+        images, details = prepared.images, prepared.details
+        close_outer_connections(images, keep_inner=details["mode"] == "root")
+        map_ports(images, moves)
+        accept_present_sizes(images, prepared.plan.sizes)
+        move_folder(images, details["runtime"], str(self.folder))
+
+    def _keep_log(self, prepared: Prepared) -> None:
+        """Keep CRIU's log of a failed restore where people find it."""
+        log = prepared.images / "restore.log"
+        if log.exists():
+            write_private(self.folder.parent / f"{self.folder.name}.restore.log", log.read_bytes())
+
+    def _take_over(self, prepared: Prepared, box: Box) -> Kernel:
+        details, manifest, request = prepared.details, prepared.manifest, self.request
+        record = Record(
+            kernel_id=self.folder.name, kernel_name=manifest.kernel.get("name", "python3"),
+            language=manifest.kernel.get("language", "python"), mode=details["mode"],
+            epoch=max(int(request.get("epoch") or 0), int(details.get("epoch") or 0)) + 1,
+            cwd=details["cwd"], connection_file=str(request.get("connection_file") or ""),
+            owner=request.get("owner"), session=request.get("session"),
+            notebook=request.get("notebook"), parent=manifest.id,
+            injected=details["injected"], env=details["env"])
+        identify(box, record, details["root_pid"], details["kernel_pid"])
+        return Kernel(record, box, self.folder)
+
+    def _fix_up(self, kernel: Kernel, prepared: Prepared, moves: dict[int, int]) -> None:
+        """Tell the kernel who it is now and write its connection file."""
+        connection = self._connection(prepared, moves)
+        path = kernel.record.connection_file
+        if connection is not None:
+            write_private(Path(path), json.dumps(connection, indent=1).encode())
+        answer = kernel.link.ask(
+            "restored", HOOK_DEADLINE_S + 5, checkpoint=prepared.manifest.to_dict(),
+            kernel_id=kernel.record.kernel_id, epoch=kernel.record.epoch, connection=connection,
+            port_map={str(old): new for old, new in moves.items()}, connection_file=path,
+            deadline_s=HOOK_DEADLINE_S,
+            warnings=prepared.warnings, runtime=kernel.box.inner_runtime,
+            restored_at=utc_now())
+        if answer is not None:
+            prepared.warnings += answer.get("warnings", ())
+        elif kernel.record.injected:
+            prepared.warnings.append(
+                "The restored kernel has not answered yet (its interpreter is held by native "
+                "code): on_restore hooks have not run.")
+
+    def _connection(self, prepared: Prepared, moves: dict[int, int]) -> dict[str, Any] | None:
+        saved = prepared.details.get("connection")
+        if saved is None:
+            return None
+        found = dict(saved)
+        for name in PORT_NAMES:
+            if name in found:
+                found[name] = moves.get(int(found[name]), int(found[name]))
+        wanted = self.request.get("connection") or {}
+        if prepared.details["injected"] and wanted.get("key"):
+            found["key"] = wanted["key"]
+        return found
+
+

@@ -1,0 +1,199 @@
+"""Saving: quiesce, freeze and dump, thaw, store, manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from ..engine.layout import page_runs
+from ..engine.openfiles import OpenFile, open_files, process_tree
+from ..errors import CheckpointRefused, DumpFailed, NameTaken, OutOfSpace
+from ..manifest import Manifest, checked_name, new_id, utc_now
+from ..protocol import TRIGGERS, Job
+from ..store import Extent, Store
+from . import host
+from .frozen import FrozenFiles, copy_open_files, copy_shared_memory
+from .kernel import Kernel
+from .libraries import inventory
+from .tools import Tools
+
+QUIESCE_DEADLINE_S = 5.0
+HOOK_DEADLINE_S = 30.0
+
+
+class Save:
+    """One checkpoint in the making.
+
+    Whatever fails, the kernel runs on and no checkpoint is visible: the
+    manifest is written last.
+    """
+
+    def __init__(self, tools: Tools, kernel: Kernel, request: dict[str, Any], job: Job) -> None:
+        self.tools, self.kernel, self.request, self.job = tools, kernel, request, job
+        self.warnings: list[str] = []
+        self.status: dict[str, Any] = {}
+        self.frozen = FrozenFiles()
+        self.shared: dict[str, Path] = {}
+        self.found: list[OpenFile] = []
+
+    def run(self) -> Manifest:
+        """Save and return the stored manifest. Raises `DumpFailed` and its kinds."""
+        began = time.monotonic()
+        store = self.tools.store()
+        self._check_name(store)
+        with self.tools.work_folder(self.job.id) as work:
+            images = work / "images"
+            images.mkdir()
+            criu = self.tools.criu(self.kernel.record.mode, work)
+            processes = self.kernel.processes()
+            folders = self.kernel.working_folders()
+            self._quiesce()
+            self.job.state = "dumping"
+            try:
+                pause_s = criu.dump(
+                    self.kernel.root_inner_pid, images, self.kernel.box.command,
+                    lambda: self._while_frozen(images, work))
+            except OSError as error:
+                raise _disk_error(error) from error
+            finally:
+                self._resume()
+            self.job.state = "storing"
+            manifest = self._manifest(processes, pause_s)
+            return self._store(store, manifest, images, folders, began)
+
+    def _check_name(self, store: Store) -> None:
+        name = self.request.get("name")
+        if name is None:
+            return
+        self.request["name"] = name = checked_name(str(name))
+        if any(m.name == name for m in store.manifests()):
+            raise NameTaken(f"There is already a checkpoint named {name!r}.",
+                            "Choose another name, or rename or remove the old one.")
+
+    def _quiesce(self) -> None:
+        self.job.state = "quiescing"
+        answer = self.kernel.link.ask(
+            "quiesce", HOOK_DEADLINE_S + QUIESCE_DEADLINE_S, request_id=self.job.id,
+            deadline_s=HOOK_DEADLINE_S, trigger=self.request.get("trigger", "manual"))
+        if answer is None:
+            if self.kernel.record.injected:
+                self.warnings.append(
+                    "The kernel did not answer before the freeze (its interpreter is held by "
+                    "native code): hooks did not run and buffered output was not flushed.")
+            return
+        if answer.get("refused"):
+            raise CheckpointRefused(f"A hook refused the checkpoint: {answer['refused']}")
+        self.warnings += answer.get("warnings", ())
+        self.status = answer.get("status") or {}
+        self.status["variables"] = answer.get("variables", [])
+
+    def _resume(self) -> None:
+        self.kernel.link.ask("resume", QUIESCE_DEADLINE_S, restored=False, request_id=self.job.id)
+
+    def _while_frozen(self, images: Path, work: Path) -> None:
+        self.found = open_files(images)
+        skip = [self.kernel.box.inner_runtime, str(self.kernel.folder)]
+        copies = work / "copies"
+        copies.mkdir()
+        if self.kernel.box.init is not None:
+            skip.append("/dev/shm")
+            self.shared = copy_shared_memory(self.kernel.box.path("/dev/shm"), copies)
+        self.frozen = copy_open_files(self.found, copies, tuple(skip))
+
+    def _manifest(self, processes: list[dict[str, Any]], pause_s: float) -> Manifest:
+        record, request, status = self.kernel.record, self.request, self.status
+        trigger = request.get("trigger", "manual")
+        return Manifest(
+            id=new_id(), created_at=utc_now(), content="0" * 64,
+            name=request.get("name"), note=request.get("note"),
+            pinned=bool(request.get("pin", False)), parent=record.parent,
+            trigger=trigger if trigger in TRIGGERS else "api",
+            engine="process", mode=record.mode,
+            kernel={"id": record.kernel_id, "name": record.kernel_name,
+                    "language": record.language,
+                    "execution_count": status.get("execution_count"),
+                    "busy": status.get("busy"), "running": _running(status)},
+            processes=processes, pause_s=round(pause_s, 6),
+            files=self.frozen.files, host=host.describe(self.tools.criu_binary().version),
+            warnings=self.warnings + self.frozen.warnings)
+
+    def _store(
+        self, store: Store, manifest: Manifest, images: Path, folders: list[str], began: float
+    ) -> Manifest:
+        runs = page_runs(images)
+        manifest.memory_bytes = sum(r.length for file in runs.values() for r in file)
+        sizes = {p: p.stat().st_size for p in images.iterdir()}
+        copies = {**self.frozen.copies, **self.shared}
+        self.job.total_bytes = sum(sizes.values()) + sum(p.stat().st_size for p in copies.values())
+
+        def progress(done: int) -> None:
+            self.job.done_bytes += done
+
+        with store.transaction(self.job.id) as tx:
+            for path in sorted(sizes):
+                extents = [Extent(*run) for run in runs[path.name]] if path.name in runs else None
+                tx.add_file(f"images/{path.name}", path, extents, progress)
+            for name, path in copies.items():
+                tx.add_file(name, path, None, progress)
+            skip = (self.kernel.box.inner_runtime, str(self.kernel.folder), "/dev/shm")
+            tx.add_bytes("libraries.json", json.dumps(inventory(self.found, skip)).encode())
+            tx.add_bytes("restore.json", json.dumps(self._details(images, folders)).encode())
+            self._add_document(tx, manifest)
+            manifest.duration_s = round(time.monotonic() - began, 6)
+            return tx.commit(manifest)
+
+    def _details(self, images: Path, folders: list[str]) -> dict[str, Any]:
+        """Describe what only a restore needs; holds secrets, so it is no manifest field."""
+        record = self.kernel.record
+        tree = process_tree(images)
+        try:
+            connection = json.loads(Path(record.connection_file).read_bytes())
+        except (OSError, ValueError):
+            connection = None
+            self.warnings.append(f"The connection file {record.connection_file} is missing.")
+        return {
+            "root_pid": record.root_inner_pid, "kernel_pid": record.kernel_inner_pid,
+            "highest_pid": tree.highest_pid, "mode": record.mode,
+            "inner_runtime": self.kernel.box.inner_runtime, "runtime": str(self.kernel.folder),
+            "connection": connection, "connection_file": record.connection_file,
+            "cwd": record.cwd, "injected": record.injected, "env": record.env,
+            "working_folders": folders, "cpu_flags": host.cpu()[1], "epoch": record.epoch,
+            "session": record.session,
+        }
+
+    def _add_document(self, tx: Any, manifest: Manifest) -> None:
+        """Add the notebook: the live one the caller sent, else the file."""
+        path = self.kernel.record.notebook
+        document = self.request.get("document") or {}
+        text = document.get("content")
+        path = document.get("path") or path
+        if path is None:
+            return
+        try:
+            data = text.encode() if isinstance(text, str) else Path(path).read_bytes()
+        except OSError as error:
+            manifest.warnings.append(
+                f"The notebook {path} could not be read ({error.strerror}): "
+                "the checkpoint has no document.")
+            return
+        tx.add_bytes("notebook.ipynb", data)
+        manifest.notebook = {"path": path, "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _running(status: dict[str, Any]) -> dict[str, Any] | None:
+    running = status.get("running")
+    if not running:
+        return None
+    return {"msg_id": running.get("msg_id"), "cell_id": running.get("cell_id"),
+            "session": running.get("session"),
+            "execution_count": running.get("execution_count")}
+
+
+def _disk_error(error: OSError) -> DumpFailed:
+    if error.errno == 28:
+        return OutOfSpace("The disk of the checkpoint store is full.",
+                          "Free space, remove checkpoints, or choose another store.")
+    return DumpFailed(f"Copying the session's files failed: {error}.")

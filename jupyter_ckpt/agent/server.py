@@ -1,0 +1,194 @@
+"""HTTP on the agent's unix socket. Nothing sent here can end the agent."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import socket
+import socketserver
+import struct
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, NotFound, ProtocolError
+from ..protocol import MAX_BODY_BYTES, REQUEST_TIMEOUT_S, SOCKET_NAME, Job, checked_request_id
+from .core import Agent
+from .jobs import JobTable
+
+log = logging.getLogger(__name__)
+MAX_CONNECTIONS = 64
+_JOB_PATH = re.compile(r"/(launches|checkpoints|restores)/([^/]+)")
+
+Answer = tuple[int, Any]
+
+
+class Routes:
+    """What each request means; knows agent and jobs, not sockets."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+        self.jobs = JobTable()
+        self._acts: dict[str, Callable[[dict[str, Any], Job], dict[str, Any]]] = {
+            "launches": agent.launch, "checkpoints": agent.save, "restores": agent.restore}
+        self._questions: dict[str, Callable[[], Any]] = {
+            "/status": lambda: agent.status(self.jobs.all()),
+            "/running": agent.running, "/list": agent.listing}
+
+    def answer(self, method: str, path: str, body: dict[str, Any]) -> Answer:
+        """Return (status, JSON); raises `CheckpointError` for a refused request."""
+        match = _JOB_PATH.fullmatch(path)
+        if match:
+            return self._job(method, match[1], checked_request_id(match[2]), body)
+        if method == "GET" and path in self._questions:
+            return 200, self._questions[path]()
+        if method == "POST":
+            return self._act(path, body)
+        raise NotFound(f"There is no {method} {path[:100]} here.")
+
+    def _job(self, method: str, kind: str, request_id: str, body: dict[str, Any]) -> Answer:
+        if method == "GET":
+            return 200, self.jobs.get(kind, request_id).to_dict()
+        if method == "DELETE":
+            return 200, self.jobs.cancel(kind, request_id).to_dict()
+        if method == "PUT":
+            act = self._acts[kind]
+            return 202, self.jobs.put(kind, request_id, lambda job: act(body, job)).to_dict()
+        raise NotFound(f"A job takes PUT, GET and DELETE, not {method}.")
+
+    def _act(self, path: str, body: dict[str, Any]) -> Answer:
+        if path == "/interrupt":
+            self.agent.interrupt()
+        elif path == "/signal":
+            number = body.get("signal")
+            if type(number) is not int:
+                raise ProtocolError("'signal' is a number.")
+            self.agent.signal(number)
+        elif path == "/session":
+            self.agent.note_session(body)
+        elif path == "/shutdown":
+            self.agent.shutdown()
+        elif path == "/dismiss":
+            self.agent.dismiss()
+        else:
+            raise NotFound(f"There is no POST {path[:100]} here.")
+        return 200, {}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One connection; a slow one is dropped, a malformed one gets its 4xx."""
+
+    protocol_version = "HTTP/1.1"
+    timeout = REQUEST_TIMEOUT_S
+    server: AgentServer
+
+    def _serve(self) -> None:
+        try:
+            status, answer = self.server.routes.answer(self.command, self.path, self._body())
+        except CheckpointError as error:
+            status, answer = error.http_status, {"error": error.to_dict()}
+        except Exception as error:
+            log.exception("%s %s failed", self.command, self.path)
+            failure = CheckpointError(f"The agent failed to answer ({type(error).__name__}).",
+                                      "The agent.log in the kernel's runtime folder tells more.")
+            status, answer = 500, {"error": failure.to_dict()}
+        self._send(status, answer)
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_PATCH = do_HEAD = _serve  # noqa: N815
+
+    def _body(self) -> dict[str, Any]:
+        text = self.headers.get("Content-Length", "0")
+        if not text.isdigit() or self.headers.get("Transfer-Encoding"):
+            self.close_connection = True
+            raise ProtocolError("A request has a Content-Length and no Transfer-Encoding.")
+        length = int(text)
+        if length > MAX_BODY_BYTES:
+            self.close_connection = True
+            raise ProtocolError(f"A request has at most {MAX_BODY_BYTES} bytes.")
+        raw = self.rfile.read(length)
+        if len(raw) < length:
+            self.close_connection = True
+            raise ProtocolError("The request ended early.")
+        try:
+            body = json.loads(raw) if raw else {}
+        except (ValueError, RecursionError) as error:
+            raise ProtocolError(f"The request is not JSON: {error}.") from error
+        if not isinstance(body, dict):
+            raise ProtocolError("The request is not a JSON object.")
+        return body
+
+    def _send(self, status: int, answer: Any) -> None:
+        data = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(data)
+        self.close_connection = True
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        error = ProtocolError(message or "The request is malformed.")
+        self._send(code, {"error": error.to_dict()})
+
+    def log_message(self, format: str, *args: Any) -> None:
+        log.debug(format, *args)
+
+    def address_string(self) -> str:
+        return "socket"
+
+
+class AgentServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """Accepts its owner (and root) on ``agent.sock`` in `folder`, nobody else."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, folder: Path, agent: Agent) -> None:
+        self.routes = Routes(agent)
+        self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._open = 0
+        self._closed = threading.Condition()
+        path = folder / SOCKET_NAME
+        path.unlink(missing_ok=True)
+        handle = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+        try:
+            # By way of the folder's descriptor: a socket's path is at most 107 bytes.
+            super().__init__(f"/proc/self/fd/{handle}/{SOCKET_NAME}", _Handler)
+        finally:
+            os.close(handle)
+        os.chmod(path, 0o600)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        raw = request.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        _, uid, _ = struct.unpack("3i", raw)
+        return uid in (0, os.getuid())
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._slots.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        with self._closed:
+            self._open += 1
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._slots.release()
+            with self._closed:
+                self._open -= 1
+                self._closed.notify_all()
+
+    def drain(self, timeout_s: float) -> None:
+        """Wait until every connection has its answer, or time is up."""
+        with self._closed:
+            self._closed.wait_for(lambda: self._open == 0, timeout_s)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        log.debug("a connection broke", exc_info=True)

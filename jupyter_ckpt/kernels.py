@@ -1,0 +1,236 @@
+"""What people do with kernels and checkpoints, the same for CLI and server.
+
+Blocking functions over agents, records and the store; nothing is kept between
+calls.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .client import AgentClient, OnProgress, start_agent
+from .errors import (
+    AgentUnreachable,
+    CheckpointError,
+    KernelNotFound,
+    LaunchFailed,
+    ModeUnavailable,
+    NotOurKernel,
+    UsageError,
+)
+from .locations import Locations
+from .manifest import Manifest
+from .procfs import descendants, rss_bytes
+from .record import Record, all_records, read_record
+from .store import Store
+
+
+def new_kernel_id() -> str:
+    return str(uuid.uuid4())
+
+
+def living_records(locations: Locations) -> list[Record]:
+    """Return the records of kernels that run now."""
+    return [r for r in all_records(locations.runtime_dir)[0] if r.is_alive()]
+
+
+def list_kernels(locations: Locations) -> list[dict[str, Any]]:
+    """Describe every living kernel, as ``jupyter ckpt ps`` prints it."""
+    last: dict[str, str] = {}
+    if locations.store_dir.is_dir():
+        for manifest in reversed(Store.open(locations.store_dir, create=False).manifests()):
+            last[str(manifest.kernel.get("id"))] = manifest.id
+    return [_row(locations, record, last.get(record.kernel_id))
+            for record in living_records(locations)]
+
+
+def _row(locations: Locations, record: Record, last: str | None) -> dict[str, Any]:
+    assert record.kernel is not None and record.root is not None
+    try:
+        state = live_agent(locations, record).status(timeout_s=5)["state"]
+    except AgentUnreachable:
+        state = "no agent"
+    tree = descendants(record.root.pid)[1:]
+    return {"kernel_id": record.kernel_id, "name": record.kernel_name,
+            "notebook": record.notebook, "pid": record.kernel.pid, "state": state,
+            "memory_bytes": sum(rss_bytes(pid) for pid in tree), "mode": record.mode,
+            "last_checkpoint": last}
+
+
+def find_kernel(locations: Locations, text: str | None) -> Record:
+    """Return the living kernel that `text` names.
+
+    `text` is a kernel id or its beginning, a notebook path, or a connection
+    file; None means the only one there is. Raises `KernelNotFound`,
+    `UsageError` (several fit) or `NotOurKernel` (a kernel without an agent).
+    """
+    records = living_records(locations)
+    if text is None:
+        return _only(records, "is running", "Name one: 'jupyter ckpt ps' lists them.")
+    path = os.path.realpath(text)
+    fitting = [r for r in records if r.kernel_id == text] or [
+        r for r in records
+        if r.kernel_id.startswith(text) or path in (r.notebook, r.connection_file)
+        or os.path.realpath(r.connection_file) == path
+        or (r.notebook and os.path.realpath(r.notebook) == path)]
+    if not fitting and (locations.connection_file(text).exists() or _is_connection_file(path)):
+        raise NotOurKernel(
+            f"The kernel {text} was not started by jupyter_ckpt, so it has no agent.",
+            "Restart it with the extension enabled, or start one with 'jupyter ckpt start'.")
+    return _only(fitting, f"fits {text!r}", "'jupyter ckpt ps' lists the kernels.")
+
+
+def _is_connection_file(path: str) -> bool:
+    return os.path.basename(path).startswith("kernel-") and os.path.isfile(path)
+
+
+def _only(records: list[Record], what: str, hint: str) -> Record:
+    if not records:
+        raise KernelNotFound(f"No kernel {what}.", hint)
+    if len(records) > 1:
+        names = ", ".join(r.kernel_id[:8] for r in records)
+        raise UsageError(f"More than one kernel {what}: {names}.", hint)
+    return records[0]
+
+
+def live_agent(locations: Locations, record: Record) -> AgentClient:
+    """Return the agent of a living kernel, a new one when the old is gone."""
+    client = AgentClient(locations.folder(record.kernel_id))
+    if record.agent is not None and record.agent.is_alive() and client.answers():
+        return client
+    return start_agent(locations, record.kernel_id)
+
+
+def launch(
+    locations: Locations, *, kernel_id: str, kernel_name: str, cmd: Sequence[str],
+    env: Mapping[str, str], cwd: str, connection_file: str, language: str,
+    notebook: str | None = None, session: dict[str, Any] | None = None,
+    owner: dict[str, Any] | None = None,
+) -> Record:
+    """Start a kernel in a box with an agent; return its record.
+
+    Raises `LaunchFailed`, `ModeUnavailable` or `AgentUnreachable`; then
+    nothing of the kernel runs.
+    """
+    agent = start_agent(locations, kernel_id)
+    body = {"kernel_name": kernel_name, "cmd": list(cmd), "env": dict(env), "cwd": cwd,
+            "connection_file": connection_file, "language": language, "notebook": notebook,
+            "session": session, "owner": owner}
+    return Record.from_dict(agent.act("launches", body))
+
+
+def save(
+    locations: Locations, record: Record, *, name: str | None = None, note: str | None = None,
+    pin: bool = False, trigger: str = "manual", request_id: str | None = None,
+    document: dict[str, Any] | None = None, on_progress: OnProgress | None = None,
+) -> Manifest:
+    """Save a checkpoint of a kernel. Raises `DumpFailed` and its kinds."""
+    agent = live_agent(locations, record)
+    body = {"name": name, "note": note, "pin": pin, "trigger": trigger, "document": document}
+    return Manifest.from_dict(agent.act("checkpoints", body, on_progress, request_id))
+
+
+def restore(
+    locations: Locations, manifest: Manifest, *, kernel_id: str, in_place: bool = False,
+    files: str | None = None, connection: dict[str, Any] | None = None,
+    connection_file: str | None = None, notebook: str | None = None,
+    session: dict[str, Any] | None = None, owner: dict[str, Any] | None = None,
+    wait_s: float | None = None, shared: bool | None = None,
+    on_progress: OnProgress | None = None, request_id: str | None = None,
+) -> dict[str, Any]:
+    """Restore a checkpoint as kernel `kernel_id`.
+
+    With `in_place` a living kernel of that id is saved and replaced; without,
+    there must be none. Raises `RestoreRefused` (nothing touched),
+    `RestoreFailed` (what was there is there again) or `IntegrityError`.
+    """
+    record = _living(locations, kernel_id)
+    if record is not None and not in_place:
+        raise UsageError(f"Kernel {kernel_id} is running.", "Restore in place, or as a new kernel.")
+    if shared is None:
+        shared = any(r.kernel_id == manifest.kernel.get("id") for r in living_records(locations)
+                     if r.kernel_id != kernel_id)
+    _check_pids_free(manifest, locations, kernel_id)
+    agent = live_agent(locations, record) if record else start_agent(locations, kernel_id)
+    body = {"checkpoint": manifest.id, "files": files, "connection": connection,
+            "connection_file": connection_file or (
+                record.connection_file if record else str(locations.connection_file(kernel_id))),
+            "notebook": notebook, "session": session, "owner": owner, "wait_s": wait_s,
+            "shared": shared}
+    try:
+        return agent.act("restores", body, on_progress, request_id)
+    except CheckpointError:
+        if record is None:
+            _dismiss(agent)
+        raise
+
+
+def _living(locations: Locations, kernel_id: str) -> Record | None:
+    try:
+        record = read_record(locations.folder(kernel_id))
+    except KernelNotFound:
+        return None
+    return record if record.is_alive() else None
+
+
+def _check_pids_free(manifest: Manifest, locations: Locations, kernel_id: str) -> None:
+    """Without pid namespaces the original and its copy cannot live together."""
+    if manifest.mode != "caps":
+        return
+    original = str(manifest.kernel.get("id"))
+    if original != kernel_id and _living(locations, original) is not None:
+        raise ModeUnavailable(
+            "The original kernel still runs, and in caps mode its copy needs the same process ids.",
+            "Restore it in place, or stop the original first.")
+
+
+def _dismiss(agent: AgentClient) -> None:
+    """Let an agent that has no kernel end now and not only after its minute."""
+    try:
+        agent.request("POST", "/dismiss")
+    except CheckpointError:
+        return  # it ends by itself
+
+
+def fork(
+    locations: Locations, record: Record, n: int = 1, on_progress: OnProgress | None = None
+) -> list[dict[str, Any]]:
+    """Make `n` independent copies of a running kernel.
+
+    Returns [{kernel_id, connection_file, warnings}]. When one copy fails the
+    ones made before it are stopped again.
+    """
+    if n < 1:
+        raise UsageError("The number of copies is at least 1.")
+    if record.mode == "caps":
+        raise ModeUnavailable("A kernel cannot be forked in caps mode: copies need the same pids.",
+                              "Root or rootless mode can: see 'jupyter ckpt doctor'.")
+    manifest = save(locations, record, trigger="api", note="for fork", on_progress=on_progress)
+    copies: list[dict[str, Any]] = []
+    try:
+        for _ in range(n):
+            done = restore(locations, manifest, kernel_id=new_kernel_id(), shared=True,
+                           notebook=record.notebook, on_progress=on_progress)
+            copies.append({name: done[name] for name in
+                           ("kernel_id", "connection_file", "warnings")})
+    except CheckpointError:
+        for copy in copies:
+            stop(locations, read_record(locations.folder(copy["kernel_id"])))
+        raise
+    return copies
+
+
+def stop(locations: Locations, record: Record) -> None:
+    """End a kernel with everything in its box; returns when it is gone."""
+    live_agent(locations, record).shutdown()
+    if record.is_alive():
+        raise LaunchFailed(f"Kernel {record.kernel_id} did not end.")
+
+
+def notebook_path(path: str | Path) -> str:
+    """Return the absolute path of a notebook as records keep it."""
+    return str(Path(path).expanduser().absolute())
