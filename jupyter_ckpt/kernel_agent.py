@@ -53,7 +53,8 @@ def _start(folder: Path, tools: Tools) -> int:
         os.close(told)
         word = os.read(ready, 4096)
         if word != b"ready":
-            raise AgentUnreachable(f"The agent did not start: {word.decode() or 'no reason given'}.")
+            reason = word.decode() or "no reason given"
+            raise AgentUnreachable(f"The agent did not start: {reason}.")
         return 0
     os.setsid()
     os.chdir("/")

@@ -106,7 +106,8 @@ class Manifest:
         version = data.get("format")
         if type(version) is int and version > FORMAT:
             raise FormatTooNew(
-                f"Checkpoint {data.get('id')} has format {version}; this jupyter_ckpt reads up to {FORMAT}.",
+                f"Checkpoint {data.get('id')} has format {version}; "
+                f"this jupyter_ckpt reads up to {FORMAT}.",
                 "Upgrade jupyter-ckpt to use this checkpoint.")
         known = {f.name: f for f in fields(cls)}
         kept = {name: value for name, value in data.items() if name in known}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -34,14 +35,42 @@ class OrdinaryUser:
     def run(self, *argv: str, **extra: str) -> subprocess.CompletedProcess[str]:
         """Run a command as this user, with `extra` environment variables."""
         return subprocess.run(
-            argv, user=NOBODY, group=NOBODY, extra_groups=[], env=self.environment(**extra),
-            cwd=self.home, capture_output=True, text=True, timeout=200, check=False)
+            [*prefix(), *argv], env=self.environment(**extra), cwd=self.home,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200, check=False)
 
     def python(self, code: str, *words: str, **extra: str) -> Any:
         """Run `code`, which prints JSON, as this user; return what it printed."""
         done = self.run(sys.executable, "-c", code, *words, **extra)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
+
+
+def prefix() -> list[str]:
+    """Return the argv that turns root into the ordinary user for what follows it.
+
+    Where the checkout lies in a folder only root may enter, the user sees it at
+    its own path all the same, in a mount namespace made for that.
+    """
+    become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--"]
+    needed = {CHECKOUT, Path(sys.base_prefix).resolve()}
+    closed = [(path, top) for path in needed if (top := _closed_ancestor(path))]
+    if not closed:
+        return become
+    opened = "".join(f'exec {fd}<"{path}"\n' for fd, (path, _) in enumerate(closed, 7))
+    covered = "".join(f'mount -t tmpfs -o mode=755 tmpfs "{top}"\n'
+                      for top in sorted({top for _, top in closed}))
+    shown = "".join(f'mkdir -p "{path}" && mount --bind /proc/self/fd/{fd} "{path}"\n'
+                    for fd, (path, _) in enumerate(closed, 7))
+    script = f'set -e\n{opened}{covered}{shown}exec 7<&- 8<&-\nexec "$@"'
+    return ["unshare", "--mount", "--propagation=private", "sh", "-c", script, "sh", *become]
+
+
+def _closed_ancestor(path: Path) -> Path | None:
+    """Return the first folder on the way to `path` that others may not enter."""
+    for folder in [*reversed(path.parents), path]:
+        if not folder.stat().st_mode & stat.S_IXOTH:
+            return folder
+    return None
 
 
 @contextmanager

@@ -44,7 +44,8 @@ def check_compatible(host: dict[str, Any], cpu_flags: list[str]) -> list[str]:
     """Return warnings; raise `RestoreRefused` when this machine cannot do it."""
     if host.get("machine") != platform.machine():
         raise RestoreRefused(
-            f"The checkpoint is of a {host.get('machine')} machine; this one is {platform.machine()}.",
+            f"The checkpoint is of a {host.get('machine')} machine; "
+            f"this one is {platform.machine()}.",
             "Restore it on a machine of that architecture.")
     if host.get("uid") != os.getuid():
         raise RestoreRefused(

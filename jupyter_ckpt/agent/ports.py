@@ -113,5 +113,6 @@ def _move_connections(sockets: InetSockets, moves: dict[int, int]) -> None:
 
 def _wait(on_wait: Callable[[str], None], what: str, deadline: float) -> None:
     left = max(0, round(deadline - time.monotonic()))
-    on_wait(f"waiting for {what}: the system keeps closed ports for a minute (at most {left} s left)")
+    on_wait(f"waiting for {what}: the system keeps closed ports for a minute "
+            f"(at most {left} s left)")
     time.sleep(0.25)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,7 +90,7 @@ class Restore:
 
     def _check_mode(self, saved: str) -> None:
         here = self.tools.mode()
-        if saved == here or {saved, here} == {"root", "rootless"} and here == "root":
+        if saved == here or ({saved, here} == {"root", "rootless"} and here == "root"):
             return
         raise ModeUnavailable(
             f"The checkpoint was made in {saved} mode; this machine offers {here} mode.",
@@ -131,8 +130,9 @@ class Restore:
             undo_put_back(prepared.plan)
             if isinstance(error, (CheckpointError, KeyboardInterrupt)):
                 raise
-            raise RestoreFailed(f"The restore failed unexpectedly ({error}).",
-                                "The agent.log in the kernel's runtime folder tells more.") from error
+            raise RestoreFailed(
+                f"The restore failed unexpectedly ({error}).",
+                "The agent.log in the kernel's runtime folder tells more.") from error
         prepared.warnings += prepared.plan.warnings
         return kernel
 

@@ -50,8 +50,9 @@ def plan_files(files: list[dict[str, Any]], policy: str, folder: Path, shared: b
     for entry in files:
         now = _present_size(entry["path"])
         if now is None and not (entry["saved"] and policy != "keep"):
-            raise RestoreRefused(f"The file {entry['path']}, which the session has open, is missing.",
-                                 "Bring it back, then restore again.")
+            raise RestoreRefused(
+                f"The file {entry['path']}, which the session has open, is missing.",
+                "Bring it back, then restore again.")
         if not _differs(entry, now, folder):
             continue
         if entry["role"] in ("append", "history"):
@@ -93,7 +94,7 @@ def _differs(entry: dict[str, Any], now: int | None, folder: Path) -> bool:
         return True
     if entry["saved"]:
         return digest(entry["path"]) != digest(folder / entry["content"])
-    return os.stat(entry["path"]).st_mtime_ns != entry["mtime_ns"]
+    return bool(os.stat(entry["path"]).st_mtime_ns != entry["mtime_ns"])
 
 
 def digest(path: str | Path) -> bytes:

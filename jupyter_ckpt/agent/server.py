@@ -98,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
             status, answer = 500, {"error": failure.to_dict()}
         self._send(status, answer)
 
-    do_GET = do_PUT = do_POST = do_DELETE = do_PATCH = do_HEAD = _serve  # noqa: N815
+    do_GET = do_PUT = do_POST = do_DELETE = do_PATCH = do_HEAD = _serve
 
     def _body(self) -> dict[str, Any]:
         text = self.headers.get("Content-Length", "0")

@@ -75,8 +75,9 @@ class Tools:
             prefix = f"{own.pid}-{own.start_time}-{label[:16]}-"
             folder = Path(tempfile.mkdtemp(prefix=prefix, dir=top))
         except OSError as error:
-            raise StoreUnusable(f"The store {self.store_dir} is not writable: {error.strerror}.",
-                                "Free or fix that folder, or choose another with --store.") from error
+            raise StoreUnusable(
+                f"The store {self.store_dir} is not writable: {error.strerror}.",
+                "Free or fix that folder, or choose another with --store.") from error
         try:
             yield folder
         finally:

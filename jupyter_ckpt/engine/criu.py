@@ -88,7 +88,8 @@ def _start(argv: list[str]) -> subprocess.Popen[bytes]:
             argv, env=env, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL, start_new_session=True)
     except OSError as error:
-        raise CriuBroken(f"CRIU cannot be started: {error}.", "Run 'jupyter ckpt setup'.") from error
+        raise CriuBroken(f"CRIU cannot be started: {error}.",
+                         "Run 'jupyter ckpt setup'.") from error
 
 
 def _dump_error(log: Path) -> DumpFailed:

@@ -48,8 +48,8 @@ class Notifications:
         ended = os.pidfd_open(process.pid)
         try:
             while True:
-                ready, _, _ = select.select([self._socket, ended], [], [])
-                if self._socket not in ready:
+                ready, _, _ = select.select([self._socket.fileno(), ended], [], [])
+                if self._socket.fileno() not in ready:
                     process.wait()
                     return failure
                 script, _ = self._socket.accept()

@@ -51,7 +51,7 @@ def inet_sockets(images: Path) -> InetSockets:
             continue
         sk = entry.isk
         tcp = sk.type == socket.SOCK_STREAM
-        if tcp and sk.state == TCP_LISTEN or not tcp and sk.src_port and not sk.dst_port:
+        if (tcp and sk.state == TCP_LISTEN) or (not tcp and sk.src_port and not sk.dst_port):
             address = _address(sk.family, sk.src_addr)
             listeners.append(Listener("tcp" if tcp else "udp", address, sk.src_port))
         elif _is_connection(sk):

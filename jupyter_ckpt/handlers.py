@@ -1,0 +1,301 @@
+"""The REST routes under ``/api/ckpt/``: thin, authenticated and authorised.
+
+Every answer is JSON. An error is ``{"message", "error": {code, id, message,
+hint}}`` with the HTTP status of its class.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+from jupyter_client.jsonutil import json_default
+from jupyter_server.auth.decorator import authorized
+from jupyter_server.base.handlers import APIHandler
+from tornado import web
+
+from .errors import CheckpointError, IntegrityError, NotFound, UsageError
+from .manifest import Manifest, checked_name, checked_reference
+from .server.backend import Backend
+from .server.documents import Documents, saved_document
+from .server.events import Act, EventStream
+from .server.fork_service import ForkService
+from .server.jobs import JobBoard
+from .server.lookup import our_record
+from .server.restore_service import RestoreRequest, RestoreService
+from .server.save_service import SaveService
+
+SETTINGS_KEY = "jupyter_ckpt_services"
+Verb = Callable[..., Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the handlers call; kept in the web application's settings."""
+
+    backend: Backend
+    jobs: JobBoard
+    events: EventStream
+    documents: Documents
+    saves: SaveService
+    restores: RestoreService
+    forks: ForkService
+
+
+def answering(method: Verb) -> Verb:
+    """Turn a `CheckpointError` of a verb into its JSON answer."""
+
+    @wraps(method)
+    async def answered(self: CheckpointHandler, *args: Any, **kwargs: Any) -> None:
+        try:
+            await method(self, *args, **kwargs)
+        except CheckpointError as error:
+            self.set_status(error.http_status)
+            self.answer({"message": error.message, "error": error.to_dict()})
+
+    return answered
+
+
+class CheckpointHandler(APIHandler):
+    """Common to all routes."""
+
+    auth_resource = "checkpoints"
+
+    @property
+    def services(self) -> Services:
+        found: Services = self.settings[SETTINGS_KEY]
+        return found
+
+    def answer(self, data: Any) -> None:
+        self.set_header("Content-Type", "application/json")
+        self.finish(json.dumps(data, default=json_default))
+
+    def body(self, **kinds: tuple[type, ...]) -> dict[str, Any]:
+        """Return the request's JSON object; raise `UsageError` on any other thing.
+
+        `kinds` names the fields that are allowed and their types.
+        """
+        text = self.request.body.strip()
+        if not text:
+            return {}
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise UsageError(f"The request's body is not JSON: {error}.") from error
+        if not isinstance(data, dict):
+            raise UsageError("The request's body is not a JSON object.")
+        for name, value in data.items():
+            if name not in kinds:
+                raise UsageError(f"The field {name!r} is unknown here.",
+                                 f"Known: {', '.join(kinds)}.")
+            # bool is an int to Python, but not to a person.
+            fits = isinstance(value, kinds[name])
+            if not fits or (isinstance(value, bool) and bool not in kinds[name]):
+                raise UsageError(f"The field {name!r} has the wrong type.")
+        return data
+
+    async def manifest(self, reference: str) -> Manifest:
+        backend = self.services.backend
+        checked_reference(reference)
+        return await backend.run(lambda: backend.store().resolve(reference))
+
+
+class DoctorHandler(CheckpointHandler):
+    """What works here."""
+
+    @web.authenticated
+    @authorized
+    @answering
+    async def get(self) -> None:
+        self.answer(await self.services.backend.run(self.services.backend.examine))
+
+
+class KernelsHandler(CheckpointHandler):
+    """Kernels with an agent."""
+
+    @web.authenticated
+    @authorized
+    @answering
+    async def get(self) -> None:
+        self.answer(await self.services.backend.run(self.services.backend.list_kernels))
+
+
+class KernelSaveHandler(CheckpointHandler):
+    """Saves of one kernel."""
+
+    @web.authenticated
+    @authorized
+    @answering
+    async def post(self, kernel_id: str) -> None:
+        """Start a save: 202 with its job."""
+        asked = self.body(name=(str, type(None)), note=(str, type(None)),
+                          pin=(bool,), request_id=(str,))
+        entry = await self.services.saves.start(kernel_id, **asked)
+        self.set_status(202)
+        self.answer(entry.to_dict())
+
+
+class KernelRunningHandler(CheckpointHandler):
+    """What runs in a kernel now."""
+
+    @web.authenticated
+    @authorized
+    @answering
+    async def get(self, kernel_id: str) -> None:
+        backend = self.services.backend
+        record = await our_record(backend, self.kernel_manager, kernel_id)
+        found = await backend.run(backend.running, record)
+        self.answer({"busy": found.get("busy"), "running": found.get("running"),
+                     "recent": found.get("recent", [])})
+
+
+class KernelForkHandler(CheckpointHandler):
+    """Copies of a running session."""
+
+    @web.authenticated
+    @authorized
+    @answering
+    async def post(self, kernel_id: str) -> None:
+        asked = self.body(n=(int,))
+        self.answer(await self.services.forks.fork(kernel_id, asked.get("n", 1)))
+
+
+class JobHandler(CheckpointHandler):
+    """How far a save is."""
+
+    @web.authenticated
+    @authorized
+    @answering
+    async def get(self, job_id: str) -> None:
+        self.answer((await self.services.jobs.find(job_id)).to_dict())
+
+
+class CheckpointsHandler(CheckpointHandler):
+    """All checkpoints, newest first."""
+
+    @web.authenticated
+    @authorized
+    @answering
+    async def get(self) -> None:
+        """List them; ``?notebook=`` (path as the server spells it, or a file), ``?kernel_id=``."""
+        notebook = self.get_query_argument("notebook", None)
+        kernel_id = self.get_query_argument("kernel_id", None)
+        wanted = _spellings(self.services.documents, notebook) if notebook else None
+        found = await self.services.backend.run(lambda: list(self.services.backend.manifests()))
+        self.answer([
+            manifest.to_dict() for manifest in found
+            if (wanted is None or _real_path(manifest) in wanted)
+            and (kernel_id is None or manifest.kernel.get("id") == kernel_id)])
+
+
+class OneCheckpointHandler(CheckpointHandler):
+    """One checkpoint."""
+
+    @web.authenticated
+    @authorized
+    @answering
+    async def get(self, reference: str) -> None:
+        self.answer((await self.manifest(reference)).to_dict())
+
+    @web.authenticated
+    @authorized
+    @answering
+    async def patch(self, reference: str) -> None:
+        """Change name, note or pin; only what is in the body."""
+        asked = self.body(name=(str, type(None)), note=(str, type(None)), pinned=(bool,))
+        if asked.get("name") is not None:
+            asked["name"] = checked_name(asked["name"])
+        backend = self.services.backend
+        manifest = await self.manifest(reference)
+        changed = await backend.run(lambda: backend.store().update(manifest.id, **asked))
+        self.answer(changed.to_dict())
+
+    @web.authenticated
+    @authorized
+    @answering
+    async def delete(self, reference: str) -> None:
+        backend = self.services.backend
+        checked_reference(reference)
+        # By id, not by manifest: a damaged checkpoint must be removable, too.
+        checkpoint_id = await backend.run(lambda: backend.store().resolve_id(reference))
+        act = Act(self.services.events, "delete", f"delete-{checkpoint_id}",
+                  await self._kernel_of(checkpoint_id))
+        act.checkpoint_id = checkpoint_id
+        try:
+            await backend.run(lambda: backend.store().remove(checkpoint_id))
+        except CheckpointError as error:
+            act.failed(error)
+            raise
+        act.succeeded()
+        self.set_status(204)
+        self.finish()
+
+
+    async def _kernel_of(self, checkpoint_id: str) -> str:
+        try:
+            return str((await self.manifest(checkpoint_id)).kernel.get("id", ""))
+        except IntegrityError:
+            return ""
+
+
+class CheckpointNotebookHandler(CheckpointHandler):
+    """The notebook document as it was saved with a checkpoint."""
+
+    @web.authenticated
+    @authorized
+    @answering
+    async def get(self, reference: str) -> None:
+        backend = self.services.backend
+        manifest = await self.manifest(reference)
+        document = await backend.run(lambda: saved_document(backend.store(), manifest))
+        if document is None:
+            raise NotFound(f"Checkpoint {manifest.id} holds no notebook document.")
+        self.answer(document)
+
+
+class RestoreHandler(CheckpointHandler):
+    """Bringing a checkpoint back."""
+
+    @web.authenticated
+    @authorized
+    @answering
+    async def post(self, reference: str) -> None:
+        """Restore; answers when the kernel lives (200)."""
+        checked_reference(reference)
+        asked = self.body(mode=(str,), kernel_id=(str, type(None)),
+                          path=(str, type(None)), files=(str,))
+        if "mode" not in asked:
+            raise UsageError("The field 'mode' is missing.", "It is 'in-place' or 'new'.")
+        answer = await self.services.restores.restore(reference, RestoreRequest(**asked))
+        answer["server_url"] = self.serverapp.connection_url if self.serverapp else None
+        self.answer(answer)
+
+
+def _spellings(documents: Documents, notebook: str) -> set[str]:
+    """Return the files that `notebook` may mean: a file, or a path of the server."""
+    return {os.path.realpath(path) for path in (notebook, documents.os_path(notebook)) if path}
+
+
+def _real_path(manifest: Manifest) -> str | None:
+    path = (manifest.notebook or {}).get("path")
+    return os.path.realpath(path) if path else None
+
+
+_KERNEL = r"api/ckpt/kernels/([^/]+)"
+_CHECKPOINT = r"api/ckpt/checkpoints/([^/]+)"
+ROUTES: list[tuple[str, type[CheckpointHandler]]] = [
+    (r"api/ckpt/doctor", DoctorHandler),
+    (r"api/ckpt/kernels", KernelsHandler),
+    (_KERNEL + r"/checkpoints", KernelSaveHandler),
+    (_KERNEL + r"/running", KernelRunningHandler),
+    (_KERNEL + r"/fork", KernelForkHandler),
+    (r"api/ckpt/jobs/([^/]+)", JobHandler),
+    (r"api/ckpt/checkpoints", CheckpointsHandler),
+    (_CHECKPOINT, OneCheckpointHandler),
+    (_CHECKPOINT + r"/notebook", CheckpointNotebookHandler),
+    (_CHECKPOINT + r"/restore", RestoreHandler),
+]
