@@ -6,7 +6,9 @@ calls.
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from .errors import (
     LaunchFailed,
     ModeUnavailable,
     NotOurKernel,
+    StoreUnusable,
     UsageError,
 )
 from .locations import Locations
@@ -40,12 +43,18 @@ def living_records(locations: Locations) -> list[Record]:
 
 def list_kernels(locations: Locations) -> list[dict[str, Any]]:
     """Describe every living kernel, as ``jupyter ckpt ps`` prints it."""
-    last: dict[str, str] = {}
-    if locations.store_dir.is_dir():
-        for manifest in reversed(Store.open(locations.store_dir, create=False).manifests()):
-            last[str(manifest.kernel.get("id"))] = manifest.id
+    last = _last_checkpoints(locations)
     return [_row(locations, record, last.get(record.kernel_id))
             for record in living_records(locations)]
+
+
+def _last_checkpoints(locations: Locations) -> dict[str, str]:
+    """Return {kernel id: id of its newest checkpoint}; empty without a usable store."""
+    try:
+        manifests = Store.open(locations.store_dir, create=False).manifests()
+    except StoreUnusable:
+        return {}  # kernels are shown all the same; whoever saves is told
+    return {str(m.kernel.get("id")): m.id for m in reversed(manifests)}
 
 
 def _row(locations: Locations, record: Record, last: str | None) -> dict[str, Any]:
@@ -77,15 +86,21 @@ def find_kernel(locations: Locations, text: str | None) -> Record:
         if r.kernel_id.startswith(text) or path in (r.notebook, r.connection_file)
         or os.path.realpath(r.connection_file) == path
         or (r.notebook and os.path.realpath(r.notebook) == path)]
-    if not fitting and (locations.connection_file(text).exists() or _is_connection_file(path)):
+    if not fitting and any(map(_is_foreign, (str(locations.connection_file(text)), path))):
         raise NotOurKernel(
             f"The kernel {text} was not started by jupyter_ckpt, so it has no agent.",
             "Restart it with the extension enabled, or start one with 'jupyter ckpt start'.")
     return _only(fitting, f"fits {text!r}", "'jupyter ckpt ps' lists the kernels.")
 
 
-def _is_connection_file(path: str) -> bool:
-    return os.path.basename(path).startswith("kernel-") and os.path.isfile(path)
+def _is_foreign(path: str) -> bool:
+    """Tell whether `path` is the connection file of a kernel that listens."""
+    try:
+        info = json.loads(Path(path).read_bytes())
+        socket.create_connection((info["ip"], info["shell_port"]), timeout=2).close()
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # no such file, or what a dead kernel left
+    return True
 
 
 def _only(records: list[Record], what: str, hint: str) -> Record:
@@ -130,7 +145,8 @@ def save(
 ) -> Manifest:
     """Save a checkpoint of a kernel. Raises `DumpFailed` and its kinds."""
     agent = live_agent(locations, record)
-    body = {"name": name, "note": note, "pin": pin, "trigger": trigger, "document": document}
+    body = {"name": name, "note": note, "pin": pin, "trigger": trigger, "document": document,
+            "store": str(locations.store_dir)}
     return Manifest.from_dict(agent.act("checkpoints", body, on_progress, request_id))
 
 
@@ -160,7 +176,7 @@ def restore(
             "connection_file": connection_file or (
                 record.connection_file if record else str(locations.connection_file(kernel_id))),
             "notebook": notebook, "session": session, "owner": owner, "wait_s": wait_s,
-            "shared": shared}
+            "shared": shared, "store": str(locations.store_dir)}
     try:
         return agent.act("restores", body, on_progress, request_id)
     except CheckpointError:

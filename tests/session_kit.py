@@ -85,7 +85,7 @@ class Shell:
     """A user's shell in one privilege mode, with a Jupyter home of its own."""
 
     def __init__(self, mode: str, home: Path, criu: Path) -> None:
-        self.mode, self.home = mode, home
+        self.mode, self.home, self.criu = mode, home, criu
         self.store = home / "data" / "ckpt"
         self.environment = {
             "PATH": os.environ["PATH"], "HOME": str(home), "LC_ALL": "C.UTF-8",
@@ -103,17 +103,22 @@ class Shell:
 
     def ckpt(self, *words: str) -> Any:
         """Run ``jupyter ckpt`` with --json; return the document, fail on an error."""
-        done = self.run(sys.executable, "-m", "jupyter_ckpt.cli.main", words[0], "--json",
-                        *words[1:])
-        assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
-        return json.loads(done.stdout) if done.stdout.strip() else None
+        code, found = self.outcome(*words)
+        assert code == 0, f"{words}: exit {code}: {found}"
+        return found
 
     def refused(self, *words: str) -> tuple[int, dict[str, Any]]:
         """Run ``jupyter ckpt`` expecting an error; return (exit code, error)."""
+        code, found = self.outcome(*words)
+        assert code != 0, f"{words} succeeded: {found}"
+        return code, found["error"]
+
+    def outcome(self, *words: str) -> tuple[int, Any]:
+        """Run ``jupyter ckpt`` with --json; return (exit code, document)."""
         done = self.run(sys.executable, "-m", "jupyter_ckpt.cli.main", words[0], "--json",
                         *words[1:])
-        assert done.returncode != 0, f"{words} succeeded: {done.stdout}"
-        return done.returncode, json.loads(done.stdout)["error"]
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode, json.loads(done.stdout) if done.stdout.strip() else None
 
     def start(self) -> dict[str, Any]:
         started: dict[str, Any] = self.ckpt("start")
@@ -139,8 +144,9 @@ def shell_in(mode: str) -> Iterator[Shell]:
         top.chmod(0o755)
         home = top / "home"
         home.mkdir()
+        criu = Path(shutil.copy(criu.resolve(), top / "criu"))
         if mode == "caps":
-            criu = capable_copy(criu, top)
+            give_capabilities(criu)
         if mode != "root" and os.geteuid() == 0:
             os.chown(home, NOBODY, NOBODY)
         shell = Shell(mode, home, criu)
@@ -152,14 +158,12 @@ def shell_in(mode: str) -> Iterator[Shell]:
         shutil.rmtree(top, ignore_errors=True)
 
 
-def capable_copy(criu: Path, folder: Path) -> Path:
-    """Copy criu and give it the two capabilities that caps mode needs."""
-    copy = Path(shutil.copy(criu.resolve(), folder / "criu"))
+def give_capabilities(criu: Path) -> None:
+    """Give a criu binary the two capabilities that caps mode needs."""
     setcap = shutil.which("setcap", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
     if setcap is None:
         pytest.skip("setcap (libcap2-bin) is not installed")
-    subprocess.run([setcap, "cap_checkpoint_restore,cap_setpcap+eip", str(copy)], check=True)
-    return copy
+    subprocess.run([setcap, "cap_checkpoint_restore,cap_setpcap+eip", str(criu)], check=True)
 
 
-__all__ = ["CHECKOUT", "Shell", "Talker", "capable_copy", "shell_in"]
+__all__ = ["CHECKOUT", "Shell", "Talker", "give_capabilities", "shell_in"]

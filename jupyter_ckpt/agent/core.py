@@ -8,6 +8,7 @@ import select
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,15 @@ class Agent:
 
     # -- jobs (each runs in the job table's thread) -----------------------------
 
+    def _tools_for(self, request: dict[str, Any]) -> Tools:
+        """Return the tools of one act: a request may name another store."""
+        store = request.get("store")
+        if store is None:
+            return self.tools
+        if not isinstance(store, str) or not os.path.isabs(store):
+            raise UsageError("The store is named by an absolute path.")
+        return replace(self.tools, store_dir=Path(store))
+
     def launch(self, request: dict[str, Any], job: Job) -> dict[str, Any]:
         if self.kernel is not None:
             raise UsageError(f"Kernel {self.folder.name} is running already.")
@@ -120,7 +130,7 @@ class Agent:
         error: CheckpointError | None = None
         manifest: Manifest | None = None
         try:
-            manifest = Save(self.tools, kernel, request, job).run()
+            manifest = Save(self._tools_for(request), kernel, request, job).run()
             kernel.record.parent = manifest.id
             write_record(self.folder, kernel.record)
             return manifest.to_dict()
@@ -146,19 +156,20 @@ class Agent:
             self.acting = ""
 
     def _restore(self, request: dict[str, Any], job: Job) -> dict[str, Any]:
-        store = self.tools.store()
+        tools = self._tools_for(request)
+        store = tools.store()
         manifest = store.resolve(str(request.get("checkpoint", "")))
         request = dict(request)
         old = self.kernel
         if old is not None:
             self._inherit(request, old.record)
-        restore = Restore(self.tools, self.folder, request, job)
+        restore = Restore(tools, self.folder, request, job)
         safety: Manifest | None = None
-        with self.tools.work_folder(job.id) as work:
+        with tools.work_folder(job.id) as work:
             prepared = restore.prepare(store, manifest, work)
             if old is not None:
                 note = SAFETY_NOTE.format(manifest.name or manifest.id)
-                safety = Save(self.tools, old, {"trigger": "api", "note": note}, job).run()
+                safety = Save(tools, old, {"trigger": "api", "note": note}, job).run()
                 job.state = "verifying"
                 store.check(safety)
                 # The point of no return for the old process: all that could be
@@ -168,7 +179,7 @@ class Agent:
                 kernel = restore.run(prepared)
             except CheckpointError as error:
                 if safety is not None:
-                    self._bring_back(safety, old, job, error)
+                    self._bring_back(tools, safety, old, job, error)
                 raise
         self._adopt(kernel)
         return self._result(kernel, prepared, safety)
@@ -187,15 +198,16 @@ class Agent:
         kernel.box.stop()
 
     def _bring_back(
-        self, safety: Manifest, old: Kernel | None, job: Job, error: CheckpointError
+        self, tools: Tools, safety: Manifest, old: Kernel | None, job: Job,
+        error: CheckpointError,
     ) -> None:
         """Restore the state saved just before a restore that failed; then raise."""
         assert old is not None
         request: dict[str, Any] = {"files": "put-back"}
         self._inherit(request, old.record)
-        with self.tools.work_folder(job.id) as work:
-            store = self.tools.store()
-            again = Restore(self.tools, self.folder, request, job)
+        with tools.work_folder(job.id) as work:
+            store = tools.store()
+            again = Restore(tools, self.folder, request, job)
             self._adopt(again.run(again.prepare(store, safety, work)))
         raise RestoreFailed(
             f"{error.message} The session is again as it was before the attempt.",

@@ -46,7 +46,8 @@ _CAUSES: list[tuple[re.Pattern[str], str, str]] = [
      "End what uses it and save again."),
     (re.compile(r"External socket is used"
                 r"|(?:unix|Can't dump half of stream unix).*connection", re.I),
-     "A process of the session is connected to a program outside through a unix socket.",
+     "A process of the session is connected to a program outside through a unix socket, "
+     "which cannot be saved.",
      "Close that connection (a debugger, a display, an agent) and save again."),
     (re.compile(r"ghost file .*?too (?:large|big)|Can't dump ghost file (\S+)", re.I),
      "A deleted file that is still open is larger than the limit for saving.",

@@ -106,7 +106,10 @@ def _is_dead(layout: Layout, path: Path) -> bool:
     with LockFile(layout.lock) as store_lock, store_lock.held(EXCLUSIVE):
         if path.is_symlink() or not path.is_dir():
             return False
-        if not (path / "lock").exists():
-            return True
-        with LockFile(path / "lock") as lock:
-            return lock.try_lock(EXCLUSIVE)
+        try:
+            if not (path / "lock").exists():
+                return True
+            with LockFile(path / "lock") as lock:
+                return lock.try_lock(EXCLUSIVE)
+        except FileNotFoundError:
+            return False  # its owner removed it at this moment

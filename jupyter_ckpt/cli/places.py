@@ -1,0 +1,33 @@
+"""Paths and checkpoints as people write them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..manifest import Manifest
+
+
+def spelled(manifest: Manifest) -> str:
+    """Return what to type in a shell for a checkpoint: its name, else the id's beginning."""
+    return shlex.quote(manifest.name or manifest.id[:8])
+
+
+def shown_path(path: str | None) -> str:
+    """Return `path` as short as it stays clear: relative below here, else with ``~``."""
+    if not path:
+        return ""
+    here, home = os.getcwd(), os.path.expanduser("~")
+    if path.startswith(here.rstrip("/") + "/"):
+        return os.path.relpath(path, here)
+    if home != "/" and path.startswith(home.rstrip("/") + "/"):
+        return "~" + path[len(home.rstrip("/")):]
+    return path
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Tell whether `path` lies in `folder`, links followed."""
+    root = os.path.realpath(os.path.expanduser(folder))
+    return os.path.commonpath([root, os.path.realpath(path)]) == root

@@ -1,0 +1,183 @@
+"""Adoption: a new server shows the kernels of one that died.
+
+Runs while the extension loads, before HTTP serves: the first reading of
+``/api/sessions`` drops every session whose kernel the server does not know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import queue
+import time
+from concurrent.futures import Future
+from typing import Any
+
+from filelock import FileLock, Timeout
+from jupyter_core.utils import ensure_async
+
+from ..errors import CheckpointError
+from ..record import Record
+from .backend import Backend
+from .owner import is_orphan_of
+
+LOCK_NAME = "adoption.lock"
+LOCK_TIMEOUT_S = 5.0
+PROBE_TIMEOUT_S = 2.0
+IDLE_ANSWER_S = 0.5
+
+
+class Adoption:
+    """Takes over living kernels whose server is dead and served the same folder."""
+
+    def __init__(
+        self, backend: Backend, kernel_manager: Any, session_manager: Any, log: logging.Logger
+    ) -> None:
+        self._backend = backend
+        self._kernels = kernel_manager
+        self._sessions = session_manager
+        self._log = log
+
+    async def adopt_all(self) -> list[str]:
+        """Adopt every orphan of this server's folder and return their kernel ids.
+
+        All at once: what takes long is waiting for agents. One kernel that
+        cannot be adopted is logged and keeps none of the others.
+        """
+        started = time.monotonic()
+        records, problems = await self._backend.run(self._backend.records)
+        for problem in problems:
+            self._log.warning("%s", problem)
+        orphans = [record for record in records if self._is_ours_to_adopt(record)]
+        adopted = await asyncio.gather(*(self._adopt_or_log(record) for record in orphans))
+        found = [kernel_id for kernel_id in adopted if kernel_id is not None]
+        if found:
+            self._log.info("Adopted %d living kernels in %.2f s: %s",
+                           len(found), time.monotonic() - started, ", ".join(found))
+        return found
+
+    def _is_ours_to_adopt(self, record: Record) -> bool:
+        return (record.is_alive() and record.kernel_id not in self._kernels
+                and is_orphan_of(record, self._root_dir))
+
+    @property
+    def _root_dir(self) -> str:
+        owner = self._backend.owner or {}
+        return str(owner.get("root_dir", ""))
+
+    async def _adopt_or_log(self, record: Record) -> str | None:
+        try:
+            claimed = await self._backend.run(self._claim, record)
+            if claimed is None:
+                return None
+            running = await self._ask_running(claimed)
+            await show_kernel(self._kernels, claimed)
+            await tell_state(self._kernels.get_kernel(claimed.kernel_id), running)
+            await self._recreate_session(claimed)
+        except Exception:
+            # Whatever went wrong (a kernelspec that is gone, a broken file):
+            # the kernel lives on, and the server must start all the same.
+            self._log.warning("Kernel %s could not be adopted.", record.kernel_id, exc_info=True)
+            return None
+        return record.kernel_id
+
+    def _claim(self, record: Record) -> Record | None:
+        """Make this server the owner; None when another server was faster.
+
+        The lock makes check and claim one step for all servers of this user.
+        """
+        folder = self._backend.folder(record.kernel_id)
+        try:
+            with FileLock(folder / LOCK_NAME, timeout=LOCK_TIMEOUT_S, mode=0o600):
+                present = self._backend.record(record.kernel_id)
+                if not is_orphan_of(present, self._root_dir):
+                    return None
+                self._backend.note_session(present, present.session, present.notebook)
+                return present
+        except Timeout:
+            self._log.info("Kernel %s is being adopted by another server.", record.kernel_id)
+            return None
+
+    async def _ask_running(self, record: Record) -> dict[str, Any] | None:
+        """Return what runs in the kernel; None when its agent does not say soon."""
+        try:
+            asked = self._backend.run(self._backend.client(record).running)
+            return await asyncio.wait_for(asked, PROBE_TIMEOUT_S)
+        except (CheckpointError, asyncio.TimeoutError):
+            return None
+
+    async def _recreate_session(self, record: Record) -> None:
+        session = record.session
+        if not session or not session.get("id"):
+            return
+        manager = self._sessions
+        rows = manager.cursor.execute(
+            "SELECT kernel_id FROM session WHERE session_id=?", (session["id"],)).fetchall()
+        if rows:  # a session database on disk outlives its server, too
+            return
+        await ensure_async(manager.save_session(
+            session["id"], path=session.get("path"), name=session.get("name"),
+            type=session.get("type"), kernel_id=record.kernel_id))
+
+
+async def show_kernel(
+    kernel_manager: Any, record: Record, env: dict[str, str] | None = None
+) -> None:
+    """Make a living kernel known to Jupyter under its recorded id.
+
+    `env` is what a later restart starts the kernel with (default: this
+    process's environment and the recorded Jupyter variables).
+    """
+    try:
+        await ensure_async(kernel_manager.start_kernel(
+            kernel_id=record.kernel_id,
+            kernel_name=record.kernel_name,
+            cwd=record.cwd,
+            env=env if env is not None else {**os.environ, **record.env},
+            attach=record,
+        ))
+    except BaseException:
+        # A start that failed stays among the pending ones, and the server's
+        # shutdown would stumble over it.
+        kernel_manager._pending_kernels.pop(record.kernel_id, None)
+        kernel_manager.remove_kernel(record.kernel_id)
+        raise
+
+
+async def tell_state(manager: Any, running: dict[str, Any] | None) -> None:
+    """Like `mark_state`, asking the kernel itself when its agent could not tell.
+
+    So it is for kernels of other languages, which have no part of ours inside.
+    """
+    if running is not None and running.get("busy") is None:
+        running = {"busy": not await _answers_soon(manager)}
+    mark_state(manager, running)
+
+
+async def _answers_soon(manager: Any) -> bool:
+    """Tell whether a kernel answers on its shell channel, as only idle ones do."""
+    client = manager.client()
+    client.start_channels(shell=True, iopub=False, stdin=False, hb=False, control=False)
+    try:
+        await ensure_async(client.kernel_info(reply=True, timeout=IDLE_ANSWER_S))
+    except (TimeoutError, asyncio.TimeoutError, queue.Empty):
+        return False
+    finally:
+        client.stop_channels()
+    return True
+
+
+def mark_state(manager: Any, running: dict[str, Any] | None) -> None:
+    """Tell Jupyter whether the kernel behind `manager` is busy.
+
+    The kernel of a running cell answers no kernel_info until the cell ends,
+    and a websocket would wait for it: a finished answer is put in its place.
+    When nobody knows, the kernel counts as busy; its next status corrects it.
+    """
+    busy = running is None or running.get("busy") is not False
+    manager.execution_state = "busy" if busy else "idle"
+    if busy and not hasattr(manager, "_kernel_info_future"):
+        answered: Future[dict[str, Any]] = Future()
+        answered.set_result({})
+        manager._kernel_info_future = answered

@@ -1,0 +1,197 @@
+"""The one door from Jupyter to agents and store.
+
+Everything here blocks and belongs into a worker thread; `Backend.run` puts it
+there. The provisioner and the server share one `Backend` per process, as they
+share jupyter_client's provisioner factory: see `current` and `use`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .. import kernels
+from ..client import AgentClient
+from ..doctor import doctor
+from ..engine.criu_find import find_criu
+from ..errors import (
+    AgentUnreachable,
+    CheckpointError,
+    JobNotFound,
+    KernelNotFound,
+    ModeUnavailable,
+    NotFound,
+    RecordCorrupt,
+)
+from ..locations import Locations
+from ..manifest import Manifest
+from ..privileges import decide_mode
+from ..protocol import Job
+from ..record import Record, all_records, read_record, record_folder, write_record
+from ..store import Store
+
+T = TypeVar("T")
+OnProgress = Callable[[Job], None]
+WORKERS = 32
+JOB_KIND = "checkpoints"
+END_DEADLINE_S = 10.0
+POLL_S = 0.02
+
+
+class Backend:
+    """Kernels, agents and store of one user, as the server needs them.
+
+    ``owner`` is what this server writes into the records of the kernels it
+    shows; None outside of a server.
+    """
+
+    def __init__(self, locations: Locations) -> None:
+        self.locations = locations
+        self.owner: dict[str, Any] | None = None
+        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="ckpt")
+
+    async def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call a blocking function in a worker thread and return its result."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._workers, lambda: function(*args, **kwargs))
+
+    # -- records ----------------------------------------------------------------
+    def folder(self, kernel_id: str) -> Path:
+        return record_folder(self.locations.runtime_dir, kernel_id)
+
+    def record(self, kernel_id: str) -> Record:
+        """Return the record of exactly this kernel; raise `KernelNotFound`."""
+        return read_record(self.folder(kernel_id))
+
+    def records(self) -> tuple[list[Record], list[str]]:
+        return all_records(self.locations.runtime_dir)
+
+    def client(self, record: Record) -> AgentClient:
+        """Return a client of the kernel's agent without starting one."""
+        return AgentClient(self.folder(record.kernel_id))
+
+    def note_session(
+        self, record: Record, session: dict[str, Any] | None, notebook: str | None
+    ) -> None:
+        """Write into the record which session shows the kernel, and that it is ours.
+
+        The agent does it where one lives; otherwise the record is rewritten
+        here, so that a claim never waits for an agent to start.
+        """
+        try:
+            self.client(record).note_session(
+                session=session, notebook=notebook, owner=self.owner)
+        except AgentUnreachable:
+            present = self.record(record.kernel_id)
+            changed = replace(present, session=session, notebook=notebook, owner=self.owner)
+            write_record(self.folder(record.kernel_id), changed)
+
+    def running(self, record: Record) -> dict[str, Any]:
+        """Return what runs in the kernel now: {busy, running, recent}."""
+        return kernels.live_agent(self.locations, record).running()
+
+    # -- kernels ----------------------------------------------------------------
+    def list_kernels(self) -> list[dict[str, Any]]:
+        return kernels.list_kernels(self.locations)
+
+    def launch(self, **arguments: Any) -> Record:
+        return kernels.launch(self.locations, owner=self.owner, **arguments)
+
+    def require_process_checkpoints(self) -> None:
+        """Raise the `NotPossibleHere` that says why no process can be saved here."""
+        mode = decide_mode(find_criu())
+        if mode.name == "none":
+            raise ModeUnavailable(f"Process checkpoints are not possible here: {mode.why}",
+                                  "'jupyter ckpt doctor' tells what to do.")
+
+    def stop(self, record: Record) -> None:
+        """End kernel, box and agent; return when they are gone.
+
+        A kernel that has ended by itself takes its agent along, so nobody is
+        asked then: asking would start a new agent, just to end it.
+        """
+        if record.is_alive():
+            try:
+                self.client(record).shutdown()
+            except NotFound:
+                pass  # it ended in between
+            except AgentUnreachable:
+                kernels.stop(self.locations, record)
+        self._wait_for_end(record)
+
+    def _wait_for_end(self, record: Record) -> None:
+        """Wait for the agent to clean up; clean up for one that is dead.
+
+        A kernel of the same id may be started right afterwards.
+        """
+        deadline = time.monotonic() + END_DEADLINE_S
+        while record.agent is not None and record.agent.is_alive():
+            if time.monotonic() > deadline:
+                raise AgentUnreachable(
+                    f"The agent of kernel {record.kernel_id} does not end.",
+                    f"Its log is {self.folder(record.kernel_id) / 'agent.log'}.")
+            time.sleep(POLL_S)
+        with contextlib.suppress(KernelNotFound, RecordCorrupt):
+            if self.record(record.kernel_id).kernel == record.kernel:
+                shutil.rmtree(self.folder(record.kernel_id), ignore_errors=True)
+
+    def save(self, record: Record, **arguments: Any) -> Manifest:
+        return kernels.save(self.locations, record, **arguments)
+
+    def restore(self, manifest: Manifest, **arguments: Any) -> dict[str, Any]:
+        return kernels.restore(self.locations, manifest, owner=self.owner, **arguments)
+
+    def fork(self, record: Record, copies: int, on_progress: OnProgress) -> list[dict[str, Any]]:
+        return kernels.fork(self.locations, record, copies, on_progress)
+
+    def find_job(self, job_id: str) -> tuple[Job, str]:
+        """Return a save this server has forgotten, and its kernel id, from the agents.
+
+        Raises `JobNotFound` when no living agent knows it.
+        """
+        for record in self.records()[0]:
+            try:
+                return self.client(record).job(JOB_KIND, job_id), record.kernel_id
+            except CheckpointError:
+                continue
+        raise JobNotFound(f"No job {job_id} is known here.",
+                          "Jobs are forgotten when their kernel ends; list the checkpoints.")
+
+    def examine(self) -> dict[str, Any]:
+        """Return what works here, as ``jupyter ckpt doctor --json`` prints it."""
+        return doctor()
+
+    # -- store ------------------------------------------------------------------
+    def store(self) -> Store:
+        return Store.open(self.locations.store_dir)
+
+    def manifests(self) -> Iterator[Manifest]:
+        return iter(self.store().manifests())
+
+
+_current: Backend | None = None
+_lock = threading.Lock()
+
+
+def current() -> Backend:
+    """Return the process's backend, made with the default places when there is none."""
+    global _current
+    with _lock:
+        if _current is None:
+            _current = Backend(Locations.default())
+        return _current
+
+
+def use(backend: Backend) -> None:
+    """Make `backend` the one every provisioner of this process uses."""
+    global _current
+    with _lock:
+        _current = backend

@@ -1,0 +1,97 @@
+"""Notebook documents as the server's contents manager knows them."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from pathlib import Path
+from typing import Any
+
+from jupyter_core.utils import ensure_async
+from jupyter_server.utils import ApiPath, to_api_path, to_os_path
+
+from ..errors import ManifestCorrupt
+from ..manifest import Manifest
+from ..store import Store
+
+NOTEBOOK_FILE = "notebook.ipynb"
+"""Name of the notebook document inside a checkpoint."""
+_DRIVES = ("RTC:",)
+
+
+class Documents:
+    """Paths and copies of notebooks; API paths are relative, with ``/``."""
+
+    def __init__(self, contents_manager: Any) -> None:
+        self._contents = contents_manager
+
+    @property
+    def _root_dir(self) -> str | None:
+        root = getattr(self._contents, "root_dir", None)
+        return str(Path(root).resolve()) if root else None
+
+    def os_path(self, api_path: str) -> Path | None:
+        """Return the file behind an API path, None where documents are no files."""
+        if self._root_dir is None:
+            return None
+        for drive in _DRIVES:
+            api_path = api_path.removeprefix(drive)
+        return Path(to_os_path(ApiPath(api_path), self._root_dir))
+
+    def api_path(self, path: str) -> str | None:
+        """Return a file's API path, None when the server does not serve it."""
+        root = self._root_dir
+        resolved = str(Path(path).resolve())
+        if root is None or not Path(resolved).is_relative_to(root):
+            return None
+        return str(to_api_path(resolved, root))
+
+    async def content_for_save(self, api_path: str) -> bytes | None:
+        """Return the document to save with a checkpoint, None: the agent reads the file.
+
+        Only contents managers that keep no files need it.
+        """
+        path = self.os_path(api_path)
+        if path is not None and path.exists():
+            return None
+        if not await ensure_async(self._contents.file_exists(api_path)):
+            return None
+        model = await ensure_async(self._contents.get(api_path, content=True, type="notebook"))
+        return json.dumps(model["content"]).encode()
+
+    async def write_copy(self, original: str, document: dict[str, Any], word: str) -> str:
+        """Write `document` beside `original` as ``<stem>-<word>[-N].ipynb``; return its path."""
+        stem, _ = posixpath.splitext(original)
+        candidate, number = f"{stem}-{word}.ipynb", 0
+        while await ensure_async(self._contents.file_exists(candidate)):
+            number += 1
+            candidate = f"{stem}-{word}-{number}.ipynb"
+        model = {"type": "notebook", "format": "json", "content": document}
+        await ensure_async(self._contents.save(model, candidate))
+        return candidate
+
+    async def remove(self, api_path: str) -> None:
+        await ensure_async(self._contents.delete(api_path))
+
+    async def read(self, api_path: str) -> dict[str, Any]:
+        """Return the notebook JSON at an API path."""
+        model = await ensure_async(self._contents.get(api_path, content=True, type="notebook"))
+        content: dict[str, Any] = model["content"]
+        return content
+
+
+def saved_document(store: Store, manifest: Manifest) -> dict[str, Any] | None:
+    """Return the notebook saved in a checkpoint, None when it holds none.
+
+    Raises `ManifestCorrupt` when the saved document is not a notebook.
+    """
+    if NOTEBOOK_FILE not in store.names(manifest):
+        return None
+    try:
+        document = json.loads(store.read_file(manifest, NOTEBOOK_FILE))
+    except ValueError as error:
+        raise ManifestCorrupt(
+            f"The notebook saved in checkpoint {manifest.id} is not JSON: {error}.") from error
+    if not isinstance(document, dict):
+        raise ManifestCorrupt(f"The notebook saved in checkpoint {manifest.id} is no notebook.")
+    return document

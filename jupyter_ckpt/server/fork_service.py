@@ -1,0 +1,75 @@
+"""Forking: independent copies of a running session, each with its notebook."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from typing import Any
+
+from ..errors import CheckpointError, UsageError
+from ..protocol import Job
+from .backend import Backend
+from .documents import Documents
+from .events import Act, EventStream
+from .lookup import our_record, session_of_kernel
+from .restore_service import open_kernel
+
+MAX_FORKS = 16
+
+
+class ForkService:
+    """Makes copies of a kernel and shows each with a copy of the notebook."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        events: EventStream,
+        documents: Documents,
+        kernel_manager: Any,
+        session_manager: Any,
+        log: logging.Logger,
+    ) -> None:
+        self._backend = backend
+        self._events = events
+        self._documents = documents
+        self._kernels = kernel_manager
+        self._sessions = session_manager
+        self._log = log
+
+    async def fork(self, kernel_id: str, copies: int) -> list[dict[str, Any]]:
+        """Return one {kernel_id, connection_file, notebook, session} for each copy.
+
+        Raises `UsageError` for a senseless number, and what the agent reports.
+        """
+        if not 1 <= copies <= MAX_FORKS:
+            raise UsageError(f"Between 1 and {MAX_FORKS} copies can be made at once.")
+        record = await our_record(self._backend, self._kernels, kernel_id)
+        act = Act(self._events, "fork", uuid.uuid4().hex, kernel_id)
+        act.started()
+        loop = asyncio.get_running_loop()
+
+        def on_progress(job: Job) -> None:
+            loop.call_soon_threadsafe(act.progressed, job)
+
+        try:
+            forks = await self._backend.run(self._backend.fork, record, copies, on_progress)
+            shown = [await self._show(fork, kernel_id) for fork in forks]
+        except CheckpointError as error:
+            act.failed(error)
+            raise
+        act.succeeded()
+        return shown
+
+    async def _show(self, fork: dict[str, Any], original_id: str) -> dict[str, Any]:
+        session = await session_of_kernel(self._sessions, original_id)
+        copy: str | None = None
+        if session is not None and session["type"] == "notebook":
+            document = await self._documents.read(session["path"])
+            copy = await self._documents.write_copy(session["path"], document, "fork")
+        record = await self._backend.run(self._backend.record, fork["kernel_id"])
+        running = await self._backend.run(self._backend.running, record)
+        model = await open_kernel(
+            self._kernels, self._sessions, record, copy, running, self._backend)
+        return {"kernel_id": fork["kernel_id"], "connection_file": fork["connection_file"],
+                "notebook": copy, "session": model}

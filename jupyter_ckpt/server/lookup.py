@@ -1,0 +1,52 @@
+"""Finding the kernel and the session a request means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jupyter_core.utils import ensure_async
+
+from ..errors import KernelNotFound, NotOurKernel
+from ..protocol import checked_kernel_id
+from ..record import Record
+from .backend import Backend
+
+
+async def our_record(backend: Backend, kernel_manager: Any, kernel_id: str) -> Record:
+    """Return the record of a living kernel that has an agent.
+
+    Raises `KernelNotFound` for an unknown or dead kernel, and `NotOurKernel`
+    for one that Jupyter runs without us.
+    """
+    checked_kernel_id(kernel_id)
+    try:
+        record = await backend.run(backend.record, kernel_id)
+    except KernelNotFound:
+        if kernel_id not in kernel_manager:
+            raise
+        raise NotOurKernel(
+            f"Kernel {kernel_id} was not started by jupyter_ckpt, so it has no agent.",
+            "Restart the kernel; if it stays like this, 'jupyter ckpt doctor' tells why.") from None
+    if not record.is_alive():
+        raise KernelNotFound(f"Kernel {kernel_id} has ended.",
+                             "Restore its last checkpoint: 'jupyter ckpt list' shows it.")
+    return record
+
+
+async def session_of_kernel(session_manager: Any, kernel_id: str) -> dict[str, Any] | None:
+    """Return the model of the first session that shows a kernel."""
+    sessions = await ensure_async(session_manager.list_sessions())
+    return next((model for model in sessions if model["kernel"]["id"] == kernel_id), None)
+
+
+async def session_of_path(session_manager: Any, path: str) -> dict[str, Any] | None:
+    """Return the model of the session of a notebook path (as the server spells it)."""
+    sessions = await ensure_async(session_manager.list_sessions())
+    return next((model for model in sessions if model["path"] == path), None)
+
+
+def recorded_form(session: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return what a runtime record keeps of a session model."""
+    if session is None:
+        return None
+    return {key: session.get(key) for key in ("id", "path", "name", "type")}

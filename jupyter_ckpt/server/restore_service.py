@@ -1,0 +1,286 @@
+"""Restoring a checkpoint into Jupyter: in place, or as a new notebook."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import posixpath
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jupyter_core.utils import ensure_async
+
+from ..errors import CheckpointError, KernelNotFound, RestoreFailed, RestoreRefused, UsageError
+from ..manifest import Manifest
+from ..procfs import ProcessId
+from ..protocol import Job, checked_kernel_id
+from ..record import Record
+from .adoption import show_kernel, tell_state
+from .backend import Backend
+from .documents import Documents, saved_document
+from .events import Act, EventStream
+from .lookup import recorded_form, session_of_kernel, session_of_path
+from .swap import KernelSwap
+
+MODES = ("in-place", "new")
+FILES = ("put-back", "keep", "abort")
+
+
+@dataclass(frozen=True)
+class RestoreRequest:
+    """What the browser or the CLI asks for."""
+
+    mode: str
+    kernel_id: str | None = None
+    path: str | None = None
+    files: str = "put-back"
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise UsageError(f"The mode of a restore is one of {', '.join(MODES)}.")
+        if self.files not in FILES:
+            raise UsageError(f"What to do with files is one of {', '.join(FILES)}.")
+        if self.kernel_id is not None:
+            checked_kernel_id(self.kernel_id)
+
+
+class RestoreService:
+    """Brings checkpoints back behind Jupyter's kernels and sessions."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        events: EventStream,
+        documents: Documents,
+        kernel_manager: Any,
+        session_manager: Any,
+        log: logging.Logger,
+    ) -> None:
+        self._backend = backend
+        self._events = events
+        self._documents = documents
+        self._kernels = kernel_manager
+        self._sessions = session_manager
+        self._log = log
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def restore(self, reference: str, request: RestoreRequest) -> dict[str, Any]:
+        """Restore and return {kernel_id, connection_file, notebook, session, warnings, running}.
+
+        Raises `CheckpointError` subclasses; then everything is as before, or
+        the error says what is not.
+        """
+        manifest = await self._backend.run(lambda: self._backend.store().resolve(reference))
+        if request.mode == "new":
+            kernel_id = str(uuid.uuid4())
+        else:
+            kernel_id = await self._target(manifest, request)
+        act = Act(self._events, "restore", uuid.uuid4().hex, kernel_id)
+        act.checkpoint_id = manifest.id
+        act.started()
+        try:
+            async with self._locks.setdefault(kernel_id, asyncio.Lock()):
+                answer = await self._choose(manifest, kernel_id, request, act)
+        except CheckpointError as error:
+            act.failed(error)
+            raise
+        except Exception as error:
+            self._log.exception("Restoring checkpoint %s failed unexpectedly.", manifest.id)
+            failure = RestoreFailed(f"Restoring failed unexpectedly: {error!r}.",
+                                    "The server's log has the details.")
+            act.failed(failure)
+            raise failure from error
+        act.succeeded()
+        return answer
+
+    async def _choose(
+        self, manifest: Manifest, kernel_id: str, request: RestoreRequest, act: Act
+    ) -> dict[str, Any]:
+        if request.mode == "new":
+            return await self._as_new(manifest, kernel_id, request, act)
+        if kernel_id in self._kernels:
+            return await self._swap(manifest, kernel_id, request, act)
+        return await self._revive(manifest, kernel_id, request, act)
+
+    # -- in place ---------------------------------------------------------------
+    async def _target(self, manifest: Manifest, request: RestoreRequest) -> str:
+        """Return the kernel id to restore behind: see ARCHITECTURE, REST."""
+        if request.kernel_id is not None:
+            if request.kernel_id not in self._kernels:
+                raise KernelNotFound(f"No kernel {request.kernel_id} runs in this server.",
+                                     "Leave the kernel out to restore into a new session.")
+            return request.kernel_id
+        own = str(manifest.kernel["id"])
+        if own in self._kernels:
+            return own
+        path = self._notebook(manifest, request)
+        session = await session_of_path(self._sessions, path) if path else None
+        return str(session["kernel"]["id"]) if session else own
+
+    async def _swap(
+        self, manifest: Manifest, kernel_id: str, request: RestoreRequest, act: Act
+    ) -> dict[str, Any]:
+        """Exchange the process behind a kernel that Jupyter shows."""
+        swap = KernelSwap(self._kernels, kernel_id)
+        session = await session_of_kernel(self._sessions, kernel_id)
+        swap.begin()
+        record: Record | None = None
+        running: dict[str, Any] | None = None
+        try:
+            result = await self._run_restore(
+                manifest, act, kernel_id=kernel_id, in_place=True, files=request.files,
+                connection=swap.connection, connection_file=swap.connection_file,
+                notebook=self._file_of(session), session=recorded_form(session))
+        finally:
+            # Also after a failure: the agent has put the old state back, which
+            # is a new process, too.
+            await swap.reconnected()
+            record, running = await self._living(kernel_id)
+            await swap.finish(record, running)
+        return self._answer(result, session, running)
+
+    async def _revive(
+        self, manifest: Manifest, kernel_id: str, request: RestoreRequest, act: Act
+    ) -> dict[str, Any]:
+        """Restore a kernel that this server does not show, and open its session."""
+        alive = await self._refuse_foreign(kernel_id)
+        path = self._notebook(manifest, request)
+        file = self._documents.os_path(path) if path else None
+        result = await self._run_restore(
+            manifest, act, kernel_id=kernel_id, in_place=alive, files=request.files,
+            notebook=str(file) if file else None)
+        return await self._open(result, kernel_id, path)
+
+    async def _refuse_foreign(self, kernel_id: str) -> bool:
+        """Tell whether the kernel lives without a server; refuse one of another server."""
+        record, _ = await self._living(kernel_id, ask=False)
+        if record is None:
+            return False
+        owner = record.owner or {}
+        identity = ProcessId.from_dict(owner) if "start_time" in owner else None
+        if identity is not None and identity.is_alive():
+            raise RestoreRefused(
+                f"Kernel {kernel_id} is shown by another server (process {identity.pid}).",
+                "Restore there, or restore as a new notebook here.")
+        return True
+
+    # -- as a new notebook ---------------------------------------------------------
+    async def _as_new(
+        self, manifest: Manifest, kernel_id: str, request: RestoreRequest, act: Act
+    ) -> dict[str, Any]:
+        document = await self._backend.run(
+            lambda: saved_document(self._backend.store(), manifest))
+        original = self._notebook(manifest, request)
+        copy: str | None = None
+        if document is not None:
+            copy = await self._documents.write_copy(
+                original or "Untitled.ipynb", document, "restored")
+        try:
+            file = self._documents.os_path(copy) if copy else None
+            result = await self._run_restore(
+                manifest, act, kernel_id=kernel_id, in_place=False, files=request.files,
+                notebook=str(file) if file else None)
+            return await self._open(result, kernel_id, copy)
+        except BaseException:
+            if copy is not None:
+                await self._documents.remove(copy)
+            raise
+
+    # -- common -----------------------------------------------------------------
+    async def _run_restore(self, manifest: Manifest, act: Act, **arguments: Any) -> dict[str, Any]:
+        loop = asyncio.get_running_loop()
+
+        def on_progress(job: Job) -> None:
+            loop.call_soon_threadsafe(act.progressed, job)
+
+        return await self._backend.run(
+            self._backend.restore, manifest, on_progress=on_progress, **arguments)
+
+    async def _open(
+        self, result: dict[str, Any], kernel_id: str, path: str | None
+    ) -> dict[str, Any]:
+        """Show a restored kernel in Jupyter, with a session when it has a notebook."""
+        record, running = await self._living(kernel_id)
+        if record is None:
+            raise RestoreFailed(f"The restored kernel {kernel_id} has ended.",
+                                "Its log is kept with the checkpoint.")
+        session = await open_kernel(
+            self._kernels, self._sessions, record, path, running, self._backend)
+        return self._answer(result, session, running)
+
+    async def _living(
+        self, kernel_id: str, ask: bool = True
+    ) -> tuple[Record | None, dict[str, Any] | None]:
+        """Return the record of a kernel if it lives, and what runs in it."""
+        try:
+            record = await self._backend.run(self._backend.record, kernel_id)
+            if not record.is_alive():
+                return None, None
+            if not ask:
+                return record, None
+        except CheckpointError:
+            return None, None
+        try:
+            return record, await self._backend.run(self._backend.running, record)
+        except CheckpointError as error:
+            self._log.warning("What kernel %s runs is unknown: %s", kernel_id, error)
+            return record, None
+
+    def _answer(
+        self,
+        result: dict[str, Any],
+        session: dict[str, Any] | None,
+        running: dict[str, Any] | None,
+    ) -> dict[str, Any]:
+        return {
+            "kernel_id": result["kernel_id"],
+            "connection_file": result["connection_file"],
+            "notebook": session["path"] if session else None,
+            "session": session,
+            "warnings": list(result.get("warnings", ())),
+            "running": (running or {}).get("running"),
+        }
+
+    def _notebook(self, manifest: Manifest, request: RestoreRequest) -> str | None:
+        """Return the API path of the checkpoint's notebook; one elsewhere goes to the root."""
+        if request.path is not None:
+            return request.path.strip("/") or None
+        path = (manifest.notebook or {}).get("path")
+        if not path:
+            return None
+        return self._documents.api_path(path) or posixpath.basename(path)
+
+    def _file_of(self, session: dict[str, Any] | None) -> str | None:
+        if session is None or session["type"] != "notebook":
+            return None
+        path: Path | None = self._documents.os_path(session["path"])
+        return str(path) if path else None
+
+
+async def open_kernel(
+    kernel_manager: Any,
+    session_manager: Any,
+    record: Record,
+    path: str | None,
+    running: dict[str, Any] | None,
+    backend: Backend,
+) -> dict[str, Any] | None:
+    """Show a living kernel in Jupyter and give it a session on `path`, if any.
+
+    When Jupyter cannot show it the kernel is ended again: nobody would know it.
+    """
+    try:
+        await show_kernel(kernel_manager, record)
+        await tell_state(kernel_manager.get_kernel(record.kernel_id), running)
+        if path is None:
+            await backend.run(backend.note_session, record, None, None)
+            return None
+        model: dict[str, Any] = await ensure_async(session_manager.create_session(
+            path=path, name=posixpath.basename(path), type="notebook",
+            kernel_name=record.kernel_name, kernel_id=record.kernel_id))
+        return model
+    except BaseException:
+        await backend.run(backend.stop, record)
+        raise

@@ -1,0 +1,88 @@
+"""Exchanging the process behind a Jupyter kernel id, without a word to the browser.
+
+The kernel keeps its id, its ports and its key, so open websockets go on: the
+server's sockets reconnect by themselves to whoever listens on the ports.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import NotOurKernel
+from ..provisioner import CheckpointProvisioner, connect_to
+from ..record import Record
+from .adoption import tell_state
+from .reconnection import Reconnection
+
+
+class KernelSwap:
+    """One exchange: `begin`, `reconnected`, then `finish` with whatever lives now."""
+
+    def __init__(self, kernel_manager: Any, kernel_id: str) -> None:
+        """Prepare; raise `NotOurKernel` when the kernel was not started by us."""
+        self._all = kernel_manager
+        self._kernel_id = kernel_id
+        self._manager = kernel_manager.get_kernel(kernel_id)
+        provisioner = self._manager.provisioner
+        if not isinstance(provisioner, CheckpointProvisioner) or provisioner.record is None:
+            raise NotOurKernel(
+                f"Kernel {kernel_id} was not started by jupyter_ckpt and cannot be exchanged.",
+                "Restart the kernel and try again, or restore as a new notebook.")
+        self._provisioner = provisioner
+        self._reconnection: Reconnection | None = None
+
+    @property
+    def connection(self) -> dict[str, Any]:
+        """The ports and the key that the new process must take over."""
+        info = self._manager.get_connection_info(session=False)
+        return {key: value.decode() if isinstance(value, bytes) else value
+                for key, value in info.items()}
+
+    @property
+    def connection_file(self) -> str:
+        return str(self._manager.connection_file)
+
+    def begin(self) -> None:
+        """Keep the restarter away: the end of the old process is no crash."""
+        self._manager.shutting_down = True
+        self._manager.stop_restarter()
+        self._reconnection = Reconnection(self._all, self._kernel_id)
+
+    async def reconnected(self) -> None:
+        """Wait until our sockets have found the new process.
+
+        Only then is nothing lost of what it publishes, so only then may the
+        journal of its running cell be read.
+        """
+        if self._reconnection is not None:
+            await self._reconnection.wait()
+
+    async def finish(self, record: Record | None, running: dict[str, Any] | None) -> None:
+        """Show the process that lives now and watch it again.
+
+        With None (nothing survived) the restarter finds a dead kernel and
+        starts a fresh one, as after any crash.
+        """
+        if record is not None and record.is_alive():
+            old_ports = list(self._manager.ports)
+            connect_to(self._manager, record)
+            self._provisioner.connection_info = self._manager.get_connection_info()
+            self._provisioner.show(record)
+            await tell_state(self._manager, running)
+            if list(self._manager.ports) != old_ports:
+                self._move_to_new_ports()
+        if self._reconnection is not None:
+            self._reconnection.close()
+        self._manager.shutting_down = False
+        self._manager.start_restarter()
+
+    def _move_to_new_ports(self) -> None:
+        """Connect everything anew; only the browser's reconnection heals its sockets."""
+        self._manager._close_control_socket()
+        self._manager._connect_control_socket()
+        self._all.stop_watching_activity(self._kernel_id)
+        state = self._manager.execution_state
+        self._all.start_watching_activity(self._kernel_id)
+        self._manager.execution_state = state
+        if self._manager._restarter is not None:
+            self._manager._restarter._fire_callbacks("restart")
