@@ -175,18 +175,29 @@ def connect_to(manager: Any, record: Record) -> None:
     Raises `LaunchFailed` when the connection file cannot be read; the manager
     is unchanged then.
     """
-    try:
-        info = json.loads(Path(record.connection_file).read_bytes())
-    except (OSError, ValueError) as error:
-        raise LaunchFailed(
-            f"The connection file of kernel {record.kernel_id} cannot be read: {error}.",
-            "Restore its last checkpoint with 'jupyter ckpt restore'.") from error
+    info = _connection_of(record)
     for name in port_names:
         setattr(manager, name, 0)
     manager.connection_file = record.connection_file
     manager.load_connection_info(info)
     # Ours to remove when the kernel is shut down, as if we had written it.
     manager._connection_file_written = True
+
+
+def ports_of(record: Record) -> list[int]:
+    """Return a kernel's ports in jupyter_client's order; raise `LaunchFailed` like `connect_to`."""
+    info = _connection_of(record)
+    return [int(info.get(name, 0)) for name in port_names]
+
+
+def _connection_of(record: Record) -> dict[str, Any]:
+    try:
+        info: dict[str, Any] = json.loads(Path(record.connection_file).read_bytes())
+    except (OSError, ValueError) as error:
+        raise LaunchFailed(
+            f"The connection file of kernel {record.kernel_id} cannot be read: {error}.",
+            "Restore its last checkpoint with 'jupyter ckpt restore'.") from error
+    return info
 
 
 def kill_tree(record: Record) -> None:

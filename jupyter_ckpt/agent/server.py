@@ -11,6 +11,7 @@ import socketserver
 import struct
 import threading
 from collections.abc import Callable
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, answer: Any) -> None:
         data = json.dumps(answer).encode()
+        self.request_version = "HTTP/1.1"  # or a garbled request gets no status line
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
@@ -132,8 +134,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        error = ProtocolError(message or "The request is malformed.")
-        self._send(code, {"error": error.to_dict()})
+        error = ProtocolError(f"The request is malformed: {message or HTTPStatus(code).phrase}.")
+        self._send(code if code < 500 else 400, {"error": error.to_dict()})
 
     def log_message(self, format: str, *args: Any) -> None:
         log.debug(format, *args)

@@ -136,7 +136,8 @@ class RestoreService:
         finally:
             # Also after a failure: the agent has put the old state back, which
             # is a new process, too.
-            await swap.reconnected()
+            record, _ = await self._living(kernel_id, ask=False)
+            await swap.reconnected(record)
             record, running = await self._living(kernel_id)
             await swap.finish(record, running)
         return self._answer(result, session, running)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import NotOurKernel
-from ..provisioner import CheckpointProvisioner, connect_to
+from ..provisioner import CheckpointProvisioner, connect_to, ports_of
 from ..record import Record
 from .adoption import tell_state
 from .reconnection import Reconnection
@@ -48,12 +48,17 @@ class KernelSwap:
         self._manager.stop_restarter()
         self._reconnection = Reconnection(self._all, self._kernel_id)
 
-    async def reconnected(self) -> None:
-        """Wait until our sockets have found the new process.
+    async def reconnected(self, record: Record | None) -> None:
+        """Wait until our sockets have found the process of `record`.
 
         Only then is nothing lost of what it publishes, so only then may the
-        journal of its running cell be read.
+        journal of its running cell be read. There is nothing to wait for when
+        nobody lives, the old process still does, or the ports are others.
         """
+        shown = self._provisioner.record
+        if (record is None or shown is None or record.kernel == shown.kernel
+                or ports_of(record) != list(self._manager.ports)):
+            return
         if self._reconnection is not None:
             await self._reconnection.wait()
 
