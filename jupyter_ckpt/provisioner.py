@@ -210,7 +210,10 @@ def kill_tree(record: Record) -> None:
     top = record.root if record.root is not None and record.root.is_alive() else record.kernel
     if top is None or not top.is_alive():
         return
-    for identity in _identities(reversed(descendants(top.pid))):
+    tree = descendants(top.pid)
+    reset_on_end(tree)
+    # Parents first, so that none lives to replace a child.
+    for identity in _identities(tree):
         AttachedProcess(identity).kill()
 
 

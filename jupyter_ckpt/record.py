@@ -115,7 +115,7 @@ def read_record(folder: Path) -> Record:
     except FileNotFoundError as error:
         raise KernelNotFound(f"No kernel {folder.name} is running here.",
                              "'jupyter ckpt ps' shows the kernels.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RecordCorrupt(f"The runtime record of kernel {folder.name} cannot be read: {error}.",
                             f"Remove {folder} if that kernel is gone.") from error
     record = Record.from_dict(data)

@@ -1,0 +1,138 @@
+"""Files at a restore: put back with a backup, kept, or a reason to refuse."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jupyter_ckpt.agent.frozen import copy_shared_memory, copy_sparse, refill_shared_memory
+from jupyter_ckpt.agent.savedfiles import plan_files, put_back, undo_put_back
+from jupyter_ckpt.errors import RestoreRefused, UsageError
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """The folder of saved contents, with one file's content in it."""
+    folder = tmp_path / "saved"
+    (folder / "files").mkdir(parents=True)
+    (folder / "files" / "0").write_text("as saved")
+    return folder
+
+
+def entry(path: Path, role: str = "write", size: int = 8, kept: bool = True) -> dict[str, Any]:
+    found: dict[str, Any] = {"path": str(path), "role": role, "size_bytes": size, "saved": kept,
+                             "mode": 0o640, "mtime_ns": 1}
+    return found | ({"content": "files/0"} if kept else {})
+
+
+def test_unchanged_file_is_left_alone(tmp_path: Path, saved: Path) -> None:
+    (tmp_path / "a").write_text("as saved")
+    plan = plan_files([entry(tmp_path / "a")], "auto", saved, shared=False)
+    assert (plan.put_back, plan.sizes, plan.warnings) == ([], {}, [])
+
+
+def test_changed_file_is_put_back_beside_its_backup_and_undone(
+    tmp_path: Path, saved: Path
+) -> None:
+    path = tmp_path / "a"
+    path.write_text("written since, and longer")
+    plan = plan_files([entry(path)], "auto", saved, shared=False)
+    put_back(plan, saved)
+    assert path.read_text() == "as saved"
+    assert path.stat().st_mode & 0o777 == 0o640
+    (backup,) = tmp_path.glob("a.before-restore-*")
+    assert backup.read_text() == "written since, and longer"
+    assert str(backup) in plan.warnings[0]
+    undo_put_back(plan)
+    assert path.read_text() == "written since, and longer"
+    assert not backup.exists()
+
+
+def test_same_size_other_content_counts_as_changed(tmp_path: Path, saved: Path) -> None:
+    (tmp_path / "a").write_text("AS SAVED")
+    assert plan_files([entry(tmp_path / "a")], "auto", saved, shared=False).put_back
+
+
+def test_missing_written_file_is_made_again(tmp_path: Path, saved: Path) -> None:
+    path = tmp_path / "gone" / "a"
+    plan = plan_files([entry(path)], "put-back", saved, shared=False)
+    put_back(plan, saved)
+    assert path.read_text() == "as saved"
+    undo_put_back(plan)
+    assert not path.exists()
+
+
+def test_missing_read_file_refuses(tmp_path: Path, saved: Path) -> None:
+    with pytest.raises(RestoreRefused, match="is missing"):
+        plan_files([entry(tmp_path / "a", "read", kept=False)], "auto", saved, shared=False)
+
+
+def test_abort_refuses_and_names_the_file(tmp_path: Path, saved: Path) -> None:
+    (tmp_path / "a").write_text("changed")
+    with pytest.raises(RestoreRefused, match=str(tmp_path / "a")):
+        plan_files([entry(tmp_path / "a")], "abort", saved, shared=False)
+
+
+def test_keep_accepts_the_present_size_and_warns(tmp_path: Path, saved: Path) -> None:
+    (tmp_path / "a").write_text("changed")
+    plan = plan_files([entry(tmp_path / "a")], "keep", saved, shared=False)
+    assert plan.sizes == {str(tmp_path / "a"): 7}
+    assert len(plan.warnings) == 1
+
+
+@pytest.mark.parametrize("role", ["append", "history"])
+def test_logs_and_history_are_kept_without_a_word(
+    tmp_path: Path, saved: Path, role: str
+) -> None:
+    (tmp_path / "log").write_text("grown by others")
+    plan = plan_files([entry(tmp_path / "log", role, kept=False)], "abort", saved, shared=False)
+    assert plan.sizes == {str(tmp_path / "log"): 15}
+    assert plan.warnings == []
+
+
+def test_file_another_process_writes_is_left_to_it(tmp_path: Path, saved: Path) -> None:
+    path = tmp_path / "a"
+    with path.open("w") as writer:
+        writer.write("the original goes on")
+        writer.flush()
+        plan = plan_files([entry(path)], "auto", saved, shared=True)
+    assert plan.put_back == []
+    assert "in use by another process" in plan.warnings[0]
+
+
+def test_unknown_policy_is_a_usage_error(saved: Path) -> None:
+    with pytest.raises(UsageError):
+        plan_files([], "maybe", saved, shared=False)
+
+
+def test_sparse_copy_keeps_holes_and_length(tmp_path: Path) -> None:
+    source = tmp_path / "sparse"
+    with source.open("wb") as file:
+        file.seek(8 << 20)
+        file.write(b"end")
+        file.truncate(16 << 20)
+    copy_sparse(source, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == source.read_bytes()
+    assert (tmp_path / "copy").stat().st_blocks * 512 < 1 << 20
+
+
+def test_shared_memory_comes_back_with_folders_links_and_modes(tmp_path: Path) -> None:
+    shm, folder, again = tmp_path / "shm", tmp_path / "copies", tmp_path / "again"
+    for each in (shm / ".box", folder, again):
+        each.mkdir(parents=True)
+    (shm / "sem.a").write_bytes(b"semaphore")
+    (shm / ".box" / "hidden").write_bytes(b"deleted, still mapped")
+    (shm / "link").symlink_to("sem.a")
+    os.chmod(shm / "sem.a", 0o600)
+    copies = copy_shared_memory(shm, folder)
+    materialised = tmp_path / "content"
+    for name, path in copies.items():
+        (materialised / name).parent.mkdir(parents=True, exist_ok=True)
+        (materialised / name).write_bytes(path.read_bytes())
+    refill_shared_memory(again, materialised)
+    assert (again / ".box" / "hidden").read_bytes() == b"deleted, still mapped"
+    assert (again / "link").read_bytes() == b"semaphore"
+    assert (again / "sem.a").stat().st_mode & 0o777 == 0o600
