@@ -115,7 +115,8 @@ def _serve(folder: Path, tools: Tools, told: int, lock: int) -> None:
     server = AgentServer(folder, agent)
     for number in (signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
+    # Nobody stops the serving but the end of the process: no need to wake up and look.
+    threading.Thread(target=server.serve_forever, args=(3600,), name="http", daemon=True).start()
     os.write(told, b"ready")
     os.close(told)
     log.info("serving kernel %s", folder.name)

@@ -33,7 +33,7 @@ class KernelLink:
                 line.connect(f"/proc/self/fd/{folder}/{KERNEL_SOCKET_NAME}")
                 line.sendall(request)
                 answer = json.loads(_read_to_end(line))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         finally:
             os.close(folder)

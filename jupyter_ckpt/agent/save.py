@@ -132,15 +132,20 @@ class Save:
         def progress(done: int) -> None:
             self.job.done_bytes += done
 
+        details = self._details(images, folders)
         with store.transaction(self.job.id) as tx:
             for path in sorted(sizes):
                 extents = [Extent(*run) for run in runs[path.name]] if path.name in runs else None
                 tx.add_file(f"images/{path.name}", path, extents, progress)
+                # Gone before the store is synced: else the disk would have to
+                # take in all of the session's memory first.
+                path.unlink()
             for name, path in copies.items():
                 tx.add_file(name, path, None, progress)
+                path.unlink()
             skip = (self.kernel.box.inner_runtime, str(self.kernel.folder), "/dev/shm")
             tx.add_bytes("libraries.json", json.dumps(inventory(self.found, skip)).encode())
-            tx.add_bytes("restore.json", json.dumps(self._details(images, folders)).encode())
+            tx.add_bytes("restore.json", json.dumps(details).encode())
             self._add_document(tx, manifest)
             manifest.duration_s = round(time.monotonic() - began, 6)
             return tx.commit(manifest)

@@ -1,0 +1,71 @@
+"""Fixtures for tests with real Jupyter servers; a plugin of the modules that use it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import server_fakes
+from jupyter_harness import Home, Server, StartServer
+
+from jupyter_ckpt.doctor import doctor
+
+
+@cache
+def can_checkpoint() -> bool:
+    """Tell whether processes can be saved here at all."""
+    return bool(doctor()["process"])
+
+
+@pytest.fixture
+def fake_home(tmp_path: Path) -> Home:
+    """A user whose servers have the stand-in for agents and CRIU."""
+    home = Home(tmp_path / "home")
+    home.configure(server_fakes.CONFIGURATION)
+    return home
+
+
+@pytest.fixture
+def real_home(tmp_path: Path) -> Home:
+    """A user whose servers have real agents, boxes and CRIU."""
+    if not can_checkpoint():
+        pytest.skip("no process can be checkpointed here")
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture(params=["fake", "real"])
+def home(request: pytest.FixtureRequest) -> Home:
+    """Both: what is promised holds for the stand-in and for the real thing."""
+    found: Home = request.getfixturevalue(f"{request.param}_home")
+    return found
+
+
+@pytest.fixture
+def start() -> Iterator[StartServer]:
+    """Starts servers and ends them, and every kernel they have left, after the test."""
+    started: list[Server] = []
+
+    def start_one(home: Home, *arguments: str, **more: Any) -> Server:
+        server = Server(home, *arguments, **more)
+        started.append(server)
+        return server
+
+    yield start_one
+    for server in started:
+        server.stop()
+    for home in {id(server.home): server.home for server in started}.values():
+        end_all_kernels(home)
+
+
+def end_all_kernels(home: Home) -> None:
+    """End what a test left running in a home."""
+    for record in home.records():
+        for name in ("agent", "init", "kernel"):
+            identity = record.get(name)
+            if identity:
+                subprocess.run(["kill", "-9", str(identity["pid"])], check=False,
+                               stderr=subprocess.DEVNULL)

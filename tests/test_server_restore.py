@@ -1,0 +1,331 @@
+"""Saving, restoring and forking behind Jupyter's kernels, sessions and events."""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from typing import Any
+
+import websocket
+from jupyter_harness import TOKEN, Channel, Home, Server, StartServer, wait_until
+
+from jupyter_ckpt.server.events import SCHEMA_ID
+
+pytest_plugins = ["jupyter_fixtures"]
+
+COUNT = "import time\nfor i in range({n}):\n    print('line', i, flush=True)\n    time.sleep(0.1)\n"
+
+
+def restore(server: Server, checkpoint: str, mode: str, **more: Any) -> dict[str, Any]:
+    found: dict[str, Any] = server.ok(
+        "POST", f"/api/ckpt/checkpoints/{checkpoint}/restore", {"mode": mode, **more})
+    return found
+
+
+def started(home: Home, start: StartServer, name: str = "a.ipynb") -> tuple[Server, str, Channel]:
+    home.write_notebook(name, "x = 1")
+    server = start(home)
+    kernel_id = server.open_session(name)["kernel"]["id"]
+    return server, kernel_id, server.connect(kernel_id)
+
+
+class Events:
+    """Listens on /api/events/subscribe from its creation on."""
+
+    def __init__(self, server: Server) -> None:
+        self.seen: list[dict[str, Any]] = []
+        self._socket = websocket.create_connection(
+            f"ws://127.0.0.1:{server.port}/api/events/subscribe?token={TOKEN}", timeout=60)
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                event = json.loads(self._socket.recv())
+            except (OSError, ValueError, websocket.WebSocketException):
+                return
+            if event.get("schema_id") == SCHEMA_ID:
+                self.seen.append(event)
+
+    def phases(self, action: str, until: str) -> list[str]:
+        """Return the phases of an action once `until` is among them."""
+        def found() -> list[str]:
+            phases = [one["phase"] for one in self.seen if one["action"] == action]
+            return phases if until in phases else []
+
+        return wait_until(found, 20, f"event {action} {until}")
+
+
+# -- saving ---------------------------------------------------------------------------
+def test_save_tells_progress_and_keeps_the_document(home: Home, start: StartServer) -> None:
+    server, kernel_id, _ = started(home, start)
+    events = Events(server)
+    job = server.ok("POST", f"/api/ckpt/kernels/{kernel_id}/checkpoints",
+                    {"name": "the first", "note": "a note", "pin": True})
+    assert (job["kind"], job["kernel_id"]) == ("save", kernel_id)
+    done = server.finished_job(job["id"])
+    assert done["state"] == "done", done["error"]
+    manifest = done["result"]
+    assert (manifest["name"], manifest["note"], manifest["pinned"]) == ("the first", "a note", True)
+    assert manifest["trigger"] == "api"
+    phases = events.phases("save", "succeeded")
+    assert phases[0] == "started"
+    assert "progress" in phases
+    last = events.seen[-1]
+    assert (last["job_id"], last["checkpoint_id"]) == (job["id"], manifest["id"])
+    document = server.ok("GET", f"/api/ckpt/checkpoints/{manifest['id']}/notebook")
+    assert "".join(document["cells"][0]["source"]) == "x = 1"
+
+
+def test_same_request_id_saves_once(fake_home: Home, start: StartServer) -> None:
+    server, kernel_id, _ = started(fake_home, start)
+    request_id = uuid.uuid4().hex
+    first = server.save(kernel_id, request_id=request_id)
+    again = server.save(kernel_id, request_id=request_id)
+    assert first["result"]["id"] == again["result"]["id"]
+    assert len(server.ok("GET", "/api/ckpt/checkpoints")) == 1
+
+
+def test_save_that_fails_leaves_the_kernel_and_tells_why(
+    fake_home: Home, start: StartServer
+) -> None:
+    server, kernel_id, channel = started(fake_home, start)
+    events = Events(server)
+    (fake_home.runtime / "ckpt" / kernel_id / "fail.json").write_text(json.dumps(
+        {"id": "out-of-space", "code": 5, "message": "The disk is full.", "hint": "Make room."}))
+    job = server.save(kernel_id)
+    assert job["state"] == "failed"
+    assert (job["error"]["id"], job["error"]["hint"]) == ("out-of-space", "Make room.")
+    events.phases("save", "failed")
+    assert events.seen[-1]["error"]["message"] == "The disk is full."
+    assert channel.run("print(2)") == "2"
+    assert server.ok("GET", "/api/ckpt/checkpoints") == []
+
+
+def test_save_in_progress_blocks_nobody(fake_home: Home, start: StartServer) -> None:
+    server, kernel_id, channel = started(fake_home, start)
+    hold = fake_home.runtime / "ckpt" / kernel_id / "hold"
+    hold.touch()
+    jobs = [server.ok("POST", f"/api/ckpt/kernels/{kernel_id}/checkpoints", {})
+            for _ in range(8)]
+    assert channel.run("print(2)") == "2"
+    wait_until(lambda: server.ok("GET", f"/api/ckpt/jobs/{jobs[0]['id']}")["state"] == "dumping")
+    hold.unlink()
+    assert {server.finished_job(job["id"])["state"] for job in jobs} == {"done"}
+
+
+def test_job_is_known_to_the_next_server(home: Home, start: StartServer) -> None:
+    server, kernel_id, _ = started(home, start)
+    job = server.save(kernel_id)
+    server.kill()
+    found = start(home).ok("GET", f"/api/ckpt/jobs/{job['id']}")
+    assert (found["state"], found["kernel_id"], found["kind"]) == ("done", kernel_id, "save")
+    assert found["result"]["id"] == job["result"]["id"]
+
+
+def test_taken_name_is_refused_before_anything_starts(fake_home: Home, start: StartServer) -> None:
+    server, kernel_id, _ = started(fake_home, start)
+    server.save(kernel_id, name="one name")
+    answer = server.request("POST", f"/api/ckpt/kernels/{kernel_id}/checkpoints",
+                            {"name": "one name"})
+    assert (answer.status_code, answer.json()["error"]["id"]) == (409, "name-taken")
+
+
+# -- restoring in place -----------------------------------------------------------------
+def test_restore_in_place_keeps_kernel_session_ports_and_websocket(
+    home: Home, start: StartServer
+) -> None:
+    server, kernel_id, channel = started(home, start)
+    session = server.ok("GET", "/api/sessions")[0]
+    channel.run("x = 5")
+    saved = server.save(kernel_id)["result"]
+    channel.run("x = 6")
+    connection = json.loads((home.runtime / f"kernel-{kernel_id}.json").read_text())
+    events = Events(server)
+
+    answer = restore(server, saved["id"], "in-place")
+    assert answer["kernel_id"] == kernel_id
+    assert answer["session"]["id"] == session["id"]
+    assert answer["notebook"] == "a.ipynb"
+    assert answer["running"] is None
+    assert json.loads((home.runtime / f"kernel-{kernel_id}.json").read_text()) == connection
+    assert channel.run("print(2)") == "2"  # the same websocket
+    if saved["mode"] != "none":
+        assert channel.run("print(x)") in ("5", "NameError: name 'x' is not defined")
+    assert events.phases("restore", "succeeded")[0] == "started"
+    assert server.ok("GET", f"/api/kernels/{kernel_id}")["execution_state"] == "idle"
+
+
+def test_restore_in_place_brings_values_back_and_restarts_still_work(
+    real_home: Home, start: StartServer
+) -> None:
+    server, kernel_id, channel = started(real_home, start)
+    channel.run("x = 5")
+    saved = server.save(kernel_id)["result"]
+    for _ in range(2):
+        channel.run("x = 6")
+        restore(server, saved["id"], "in-place")
+        assert channel.run("print(x)") == "5"
+    server.ok("POST", f"/api/kernels/{kernel_id}/restart")
+    assert server.connect(kernel_id).run("print('x' in globals())") == "False"
+    # A fresh kernel of the same notebook takes the old state over, too.
+    restore(server, saved["id"], "in-place")
+    assert server.connect(kernel_id).run("print(x)") == "5"
+
+
+def test_restore_in_the_middle_of_a_cell_goes_on_with_it(
+    real_home: Home, start: StartServer
+) -> None:
+    server, kernel_id, channel = started(real_home, start)
+    cell = channel.send(COUNT.format(n=40), "cell-9")
+    channel.wait_text(cell, "line 3")
+    saved = server.save(kernel_id)["result"]
+    assert saved["kernel"]["busy"] is True
+    channel.result(cell)
+
+    answer = restore(server, saved["id"], "in-place")
+    running = answer["running"]
+    assert (running["msg_id"], running["cell_id"]) == (cell, "cell-9")
+    assert "line 3" in "".join(one["text"] for one in running["outputs"])
+    again = server.connect(kernel_id)
+    assert again.opened_after_s < 3
+    printed = channel.result(cell)[0]
+    assert "line 39" in printed
+    assert "line 2\n" not in printed
+    wait_until(lambda: server.ok("GET", f"/api/kernels/{kernel_id}")["execution_state"] == "idle")
+
+
+def test_restore_of_another_kernels_checkpoint_takes_over_ports_and_key(
+    real_home: Home, start: StartServer
+) -> None:
+    server, kernel_id, channel = started(real_home, start)
+    channel.run("x = 5")
+    saved = server.save(kernel_id)["result"]
+    session = server.ok("GET", "/api/sessions")[0]
+    assert server.request("DELETE", f"/api/sessions/{session['id']}").status_code == 204
+
+    fresh = server.open_session("a.ipynb")["kernel"]["id"]
+    channel = server.connect(fresh)
+    channel.run("x = 'fresh'")
+    answer = restore(server, saved["id"], "in-place")  # found by its notebook
+    assert answer["kernel_id"] == fresh
+    assert channel.run("print(x)") == "5"
+    server.ok("POST", f"/api/kernels/{fresh}/interrupt")
+    assert channel.run("print(x + 1)") == "6"
+
+
+def test_restore_in_place_without_kernel_opens_a_session_with_its_id(
+    home: Home, start: StartServer
+) -> None:
+    server, kernel_id, channel = started(home, start)
+    channel.run("x = 5")
+    saved = server.save(kernel_id)["result"]
+    session = server.ok("GET", "/api/sessions")[0]
+    assert server.request("DELETE", f"/api/sessions/{session['id']}").status_code == 204
+
+    answer = restore(server, saved["id"], "in-place")
+    assert answer["kernel_id"] == kernel_id
+    assert answer["session"]["path"] == "a.ipynb"
+    assert [one["id"] for one in server.ok("GET", "/api/kernels")] == [kernel_id]
+    printed = server.connect(kernel_id).run("print(x)")
+    assert printed in ("5", "NameError: name 'x' is not defined")
+    assert (home.record(kernel_id) or {})["session"]["id"] == answer["session"]["id"]
+
+
+def test_restore_that_fails_leaves_a_working_kernel_and_tells_why(
+    fake_home: Home, start: StartServer
+) -> None:
+    server, kernel_id, channel = started(fake_home, start)
+    saved = server.save(kernel_id)["result"]
+    events = Events(server)
+    (fake_home.runtime / "ckpt" / kernel_id / "fail.json").write_text(json.dumps(
+        {"id": "restore-failed", "code": 6, "message": "It did not work.", "hint": "Look."}))
+    answer = server.request("POST", f"/api/ckpt/checkpoints/{saved['id']}/restore",
+                            {"mode": "in-place"})
+    assert (answer.status_code, answer.json()["error"]["id"]) == (500, "restore-failed")
+    events.phases("restore", "failed")
+    assert channel.run("print(2)") == "2"
+    # It is watched again: a crash restarts it.
+    pid = (fake_home.record(kernel_id) or {})["kernel"]["pid"]
+    channel.send("import os; os.kill(os.getpid(), 9)")
+    wait_until(lambda: (fake_home.record(kernel_id) or {"kernel": {"pid": pid}})
+               ["kernel"]["pid"] != pid, 30, "restart after a crash")
+
+
+def test_restore_that_had_to_move_to_other_ports_is_followed(
+    fake_home: Home, start: StartServer
+) -> None:
+    server, kernel_id, channel = started(fake_home, start)
+    saved = server.save(kernel_id)["result"]
+    (fake_home.runtime / "ckpt" / kernel_id / "move").touch()
+    restore(server, saved["id"], "in-place")
+    # The page is told to reconnect, and then talks to the moved kernel.
+    for message in channel.messages():
+        if (message["msg_type"], message["content"].get("execution_state")) == (
+                "status", "restarting"):
+            break
+    again = server.connect(kernel_id)
+    assert again.run("print(3)") == "3"
+    wait_until(lambda: server.ok("GET", f"/api/kernels/{kernel_id}")["execution_state"] == "idle")
+
+
+def test_kernel_given_for_restore_must_run_here(fake_home: Home, start: StartServer) -> None:
+    server, kernel_id, _ = started(fake_home, start)
+    saved = server.save(kernel_id)["result"]
+    answer = server.request("POST", f"/api/ckpt/checkpoints/{saved['id']}/restore",
+                            {"mode": "in-place", "kernel_id": "no-such-kernel"})
+    assert (answer.status_code, answer.json()["error"]["id"]) == (404, "kernel-not-found")
+
+
+def test_kernel_of_another_living_server_is_not_taken(fake_home: Home, start: StartServer) -> None:
+    first, kernel_id, channel = started(fake_home, start)
+    saved = first.save(kernel_id)["result"]
+    second = start(fake_home)
+    answer = second.request("POST", f"/api/ckpt/checkpoints/{saved['id']}/restore",
+                            {"mode": "in-place"})
+    assert (answer.status_code, answer.json()["error"]["id"]) == (409, "restore-refused")
+    assert channel.run("print(2)") == "2"
+
+
+# -- as a new notebook, forks ---------------------------------------------------------------
+def test_restore_as_new_notebook_leaves_the_original_alone(home: Home, start: StartServer) -> None:
+    server, kernel_id, channel = started(home, start)
+    channel.run("x = 5")
+    saved = server.save(kernel_id)["result"]
+    channel.run("x = 6")
+    answers = [restore(server, saved["id"], "new") for _ in range(2)]
+    assert [one["notebook"] for one in answers] == ["a-restored.ipynb", "a-restored-1.ipynb"]
+    assert len({kernel_id, *(one["kernel_id"] for one in answers)}) == 3
+    for one in answers:
+        assert one["session"]["kernel"]["id"] == one["kernel_id"]
+        assert server.connect(one["kernel_id"]).run("print(2)") == "2"
+    assert channel.run("print(x)") == "6"
+    document = json.loads((home.notebooks / "a-restored.ipynb").read_text())
+    assert "".join(document["cells"][0]["source"]) == "x = 1"
+
+
+def test_restore_as_new_that_fails_leaves_no_document(fake_home: Home, start: StartServer) -> None:
+    server, kernel_id, _ = started(fake_home, start)
+    saved = server.save(kernel_id)["result"]
+    (fake_home.runtime / "ckpt" / "fail.json").write_text(json.dumps(
+        {"id": "restore-refused", "code": 6, "message": "No.", "hint": ""}))
+    answer = server.request("POST", f"/api/ckpt/checkpoints/{saved['id']}/restore",
+                            {"mode": "new"})
+    assert answer.status_code == 409
+    assert not (fake_home.notebooks / "a-restored.ipynb").exists()
+    assert len(server.ok("GET", "/api/kernels")) == 1
+
+
+def test_forks_are_independent_sessions(home: Home, start: StartServer) -> None:
+    server, kernel_id, channel = started(home, start)
+    channel.run("x = 5")
+    forks = server.ok("POST", f"/api/ckpt/kernels/{kernel_id}/fork", {"n": 2})
+    assert [one["notebook"] for one in forks] == ["a-fork.ipynb", "a-fork-1.ipynb"]
+    channel.run("x = 6")
+    for number, fork in enumerate(forks):
+        other = server.connect(fork["kernel_id"])
+        other.run(f"x = {number}")
+        assert other.run("print(x)") == str(number)
+    assert channel.run("print(x)") == "6"
+    assert len(server.ok("GET", "/api/sessions")) == 3
