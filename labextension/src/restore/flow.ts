@@ -1,0 +1,108 @@
+/**
+ * What a restore means for the page: sessions, documents and open notebooks.
+ */
+import type { JupyterFrontEnd } from '@jupyterlab/application';
+import { Notification } from '@jupyterlab/apputils';
+import { PathExt } from '@jupyterlab/coreutils';
+import type { NotebookPanel } from '@jupyterlab/notebook';
+import type { TranslationBundle } from '@jupyterlab/translation';
+import { quoted } from '../format';
+import type { ICheckpointModel, IProgress } from '../tokens';
+import { type IChoice, RestoreDialog } from './dialog';
+
+/** Let the user choose one of the notebook's checkpoints, and restore it. */
+export async function chooseAndRestore(
+  app: JupyterFrontEnd,
+  panel: NotebookPanel,
+  model: ICheckpointModel,
+  trans: TranslationBundle
+): Promise<void> {
+  const path = panel.context.localPath;
+  const kernelId = panel.sessionContext.session?.kernel?.id;
+  let copy: string | null = null;
+  const dialog = new RestoreDialog({
+    notebook: PathExt.basename(path),
+    trans,
+    load: () => model.list(path, kernelId),
+    act: async choice => {
+      if (choice.mode === 'in-place') {
+        return restoreHere(app, panel, model, choice, trans);
+      }
+      const { notebook, session, warnings } = await model.restore(choice.manifest.id, {
+        mode: 'new',
+        path
+      });
+      copy = session?.path ?? notebook;
+      return warnings;
+    }
+  });
+  const onProgress = (_: unknown, progress: IProgress): void => {
+    if (progress.action === 'restore' && progress.active) {
+      dialog.progress(progress.fraction);
+    }
+  };
+  model.progressed.connect(onProgress);
+  try {
+    await dialog.launch();
+  } finally {
+    model.progressed.disconnect(onProgress);
+  }
+  // A closing dialog gives the focus back: what is opened earlier would lose it.
+  if (copy) {
+    await openCopy(app, copy);
+  }
+}
+
+/**
+ * Replace the session of a notebook by the checkpoint's.
+ *
+ * The kernel keeps its id and usually its connection, so nothing has to be
+ * reloaded; `ICheckpointModel.restored` makes the page's cells agree with it.
+ */
+async function restoreHere(
+  app: JupyterFrontEnd,
+  panel: NotebookPanel,
+  model: ICheckpointModel,
+  { manifest, withDocument }: IChoice,
+  trans: TranslationBundle
+): Promise<string[]> {
+  const document = withDocument ? await model.notebook(manifest.id) : null;
+  const kernelId = panel.sessionContext.session?.kernel?.id;
+  const { kernel_id, warnings } = await model.restore(manifest.id, {
+    mode: 'in-place',
+    path: panel.context.localPath,
+    ...(kernelId ? { kernel_id: kernelId } : {})
+  });
+  if (panel.isDisposed) {
+    return warnings;
+  }
+  if (document) {
+    panel.context.model.fromJSON(document);
+  }
+  await connect(app, panel, kernel_id);
+  Notification.success(trans.__('Checkpoint %1 is restored.', quoted(manifest)), {
+    autoClose: 4000
+  });
+  return warnings;
+}
+
+/** Make a notebook talk to a kernel, unless it already does. */
+async function connect(
+  app: JupyterFrontEnd,
+  panel: NotebookPanel,
+  kernelId: string
+): Promise<void> {
+  await app.serviceManager.sessions.refreshRunning();
+  const kernel = panel.sessionContext.session?.kernel;
+  // A connection that saw its kernel die never opens again.
+  if (kernel?.id !== kernelId || kernel.status === 'dead') {
+    await panel.sessionContext.changeKernel({ id: kernelId });
+  }
+}
+
+/** Open the copy of a notebook that was restored beside the present session. */
+async function openCopy(app: JupyterFrontEnd, path: string): Promise<void> {
+  // Its session exists already and must be known, or a second one is started.
+  await app.serviceManager.sessions.refreshRunning();
+  await app.commands.execute('docmanager:open', { path });
+}

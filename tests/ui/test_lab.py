@@ -1,0 +1,334 @@
+"""Checkpoints in JupyterLab: real page, real server, real kernels, real CRIU."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import OpenNotebook, lab_home, start_lab
+from jupyter_fixtures import end_all_kernels
+from jupyter_harness import wait_until
+from lab_page import CURRENT, LabPage
+from playwright.sync_api import Browser, Route, expect
+
+pytestmark = pytest.mark.timeout(240)
+
+TICKS = 30
+LONG = f"""import time
+for i in range({TICKS}):
+    print('tick', i, flush=True)
+    time.sleep(0.3)
+'done'"""
+ALL_TICKS = "".join(f"tick {i}\n" for i in range(TICKS)) + "'done'"
+
+
+def answer_with(status: int, body: dict[str, Any]) -> Any:
+    def handle(route: Route) -> None:
+        route.fulfill(status=status, content_type="application/json", body=json.dumps(body))
+
+    return handle
+
+
+# -- saving ---------------------------------------------------------------------------------
+def test_button_saves_and_tells_size_and_pause(open_notebook: OpenNotebook) -> None:
+    page = open_notebook("button.ipynb", "x = 1")
+    page.run(0)
+    page.page.evaluate(f"{CURRENT}.content.widgets[0].model.sharedModel.setSource('x = 1  # new')")
+    page.button.click()
+    expect(page.page.locator(".jp-ckpt-SaveButton.jp-mod-saving")).to_be_visible()
+    expect(page.button).to_have_attribute("aria-disabled", "true")
+    toast = page.toast(re.compile(r"Checkpoint [0-9a-f]{8}… saved: \d+ MB, paused \d\.\d\d s"))
+    expect(toast).to_be_visible()
+    expect(page.button).to_have_attribute("aria-disabled", "false")
+    page.picture("saved")
+    [manifest] = page.server.ok("GET", "/api/ckpt/checkpoints?notebook=button.ipynb")
+    assert manifest["kernel"]["id"] == page.kernel_id
+    document = page.server.ok("GET", f"/api/ckpt/checkpoints/{manifest['id']}/notebook")
+    assert "".join(document["cells"][0]["source"]) == "x = 1  # new"
+
+
+def test_a_save_that_fails_tells_message_and_hint(open_notebook: OpenNotebook) -> None:
+    page = open_notebook("failing.ipynb", "x = 1")
+    page.expected.append("status of 409")
+    error = {"code": 5, "id": "cannot-be-saved", "message": "The session holds an io_uring.",
+             "hint": "Close it and save again."}
+    page.page.route(re.compile(r"/api/ckpt/kernels/[^/]+/checkpoints"),
+                    answer_with(409, {"message": error["message"], "error": error}))
+    page.button.click()
+    expect(page.toast("The session holds an io_uring. Close it and save again.")).to_be_visible()
+    page.picture("save-failed")
+    expect(page.button).to_have_attribute("aria-disabled", "false")
+
+
+def test_a_long_error_is_shown_whole_on_demand(open_notebook: OpenNotebook) -> None:
+    page = open_notebook("failing-long.ipynb", "x = 1")
+    page.expected.append("status of 507")
+    error = {"code": 5, "id": "out-of-space", "message": "The disk is full. " * 6,
+             "hint": "Free some space, for example with 'jupyter ckpt gc'." * 2}
+    page.page.route(re.compile(r"/api/ckpt/kernels/[^/]+/checkpoints"),
+                    answer_with(507, {"message": error["message"], "error": error}))
+    page.button.click()
+    page.page.get_by_role("button", name="Show details").click()
+    expect(page.page.locator(".jp-ckpt-Details")).to_contain_text(str(error["hint"]))
+    page.picture("save-failed-details")
+
+
+def test_menu_palette_and_shortcut_offer_the_commands(open_notebook: OpenNotebook) -> None:
+    page = open_notebook("menu.ipynb", "x = 1")
+    page.page.locator(".lm-MenuBar-itemLabel", has_text="Kernel").click()
+    menu = page.page.locator(".lm-Menu")
+    expect(menu.get_by_text("Save Checkpoint")).to_be_visible()
+    expect(menu.get_by_text("Restore Checkpoint…")).to_be_visible()
+    page.picture("menu")
+    page.page.keyboard.press("Escape")
+    page.page.keyboard.press("Control+Shift+c")
+    page.page.locator(".lm-CommandPalette-input").fill("checkpoint")
+    found = page.page.locator(".lm-CommandPalette-itemLabel").all_inner_texts()
+    assert {"Save Checkpoint", "Restore Checkpoint…"} <= set(found)
+    page.picture("palette")
+    page.page.keyboard.press("Escape")
+    page.page.locator(".jp-Notebook .jp-Cell").first.click()
+    page.page.keyboard.press("Control+Alt+s")
+    expect(page.toast(re.compile("saved: "))).to_be_visible()
+
+
+# -- the dialog -----------------------------------------------------------------------------
+def test_dialog_without_checkpoints_says_how_to_make_one(open_notebook: OpenNotebook) -> None:
+    page = open_notebook("empty.ipynb", "x = 1")
+    page.begin("ckpt:restore")
+    expect(page.dialog.locator(".jp-ckpt-Empty")).to_contain_text("No checkpoint of empty.ipynb")
+    expect(page.dialog.get_by_role("button", name="Restore here")).to_be_hidden()
+    page.picture("dialog-empty")
+    page.dialog.get_by_role("button", name="Cancel").click()
+    expect(page.dialog).to_have_count(0)
+
+
+def test_dialog_lists_newest_first_with_keyboard_and_details(open_notebook: OpenNotebook) -> None:
+    page = open_notebook("listed.ipynb", "x = 1", LONG)
+    page.run(0)
+    older = page.command("ckpt:save", name="after loading the data")
+    page.start(1)
+    page.wait_text(1, "tick 2")
+    newer = page.save()
+    page.begin("ckpt:restore")
+    rows = page.dialog.locator(".jp-ckpt-Row")
+    expect(rows).to_have_count(2)
+    expect(rows.nth(0)).to_contain_text(newer["id"][:8])
+    expect(rows.nth(0)).to_contain_text("cell running")
+    expect(rows.nth(1)).to_contain_text("after loading the data")
+    expect(page.dialog.locator(".jp-ckpt-Facts")).to_contain_text(newer["id"])
+    expect(page.dialog.locator(".jp-ckpt-List")).to_be_focused()
+    page.page.keyboard.press("ArrowDown")
+    expect(page.dialog.locator(".jp-ckpt-Facts")).to_contain_text(older["id"])
+    page.picture("dialog")
+    page.page.keyboard.press("Escape")
+    expect(page.dialog).to_have_count(0)
+
+
+def test_a_restore_that_is_refused_keeps_dialog_and_session(open_notebook: OpenNotebook) -> None:
+    page = open_notebook("refused.ipynb", "x = 1", "print(x)")
+    page.run(0)
+    checkpoint = page.save()
+    page.expected.append("status of 409")
+    error = {"code": 6, "id": "restore-refused", "message": "The library libfoo.so has changed.",
+             "hint": "Install the version of then."}
+    page.page.route(re.compile(r"/api/ckpt/checkpoints/[^/]+/restore"),
+                    answer_with(409, {"message": error["message"], "error": error}))
+    page.choose(checkpoint)
+    page.dialog.get_by_role("button", name="Restore here").click()
+    problem = page.dialog.locator(".jp-ckpt-Problem")
+    expect(problem).to_contain_text("The library libfoo.so has changed.")
+    expect(problem).to_contain_text("Install the version of then.")
+    page.picture("dialog-refused")
+    expect(page.dialog.get_by_role("button", name="Restore here")).to_be_enabled()
+    page.dialog.get_by_role("button", name="Cancel").click()
+    assert page.run(1) == "1"
+
+
+# -- restoring ------------------------------------------------------------------------------
+def test_restore_here_brings_the_old_value_back(open_notebook: OpenNotebook) -> None:
+    page = open_notebook("value.ipynb", "x = 'old'", "x = 'new'", "print(x)")
+    page.run(0)
+    kernel_id = page.kernel_id
+    page.button.click()
+    expect(page.toast(re.compile("saved: "))).to_be_visible()
+    [checkpoint] = page.server.ok("GET", "/api/ckpt/checkpoints?notebook=value.ipynb")
+    page.run(1)
+    assert page.run(2) == "new"
+    page.restore(checkpoint)
+    page.wait_status("idle")
+    assert page.run(2) == "old"
+    assert page.cell(2)["prompt"] == "[2]:"
+    assert page.kernel_id == kernel_id
+    assert page.is_same_page
+    page.picture("restored-here")
+
+
+def test_restore_of_an_idle_session_ends_the_waiting_of_cells(
+    open_notebook: OpenNotebook,
+) -> None:
+    page = open_notebook("settled.ipynb", "x = 1", LONG, "print(x)")
+    page.run(0)
+    checkpoint = page.save()
+    page.start(1)
+    page.start(2)
+    page.wait_text(1, "tick 2")
+    page.restore(checkpoint)
+    for index in (1, 2):
+        page.wait_cell(index, "c.prompt === '[ ]:' && c.state === 'idle'")
+    page.wait_status("idle")
+    assert page.run(2) == "1"
+    assert page.cell(2)["prompt"] == "[2]:"
+    assert page.is_same_page
+
+
+def test_restore_in_mid_cell_rolls_back_and_goes_on(open_notebook: OpenNotebook) -> None:
+    page = open_notebook("mid.ipynb", "x = 1", LONG, "print(x)")
+    page.run(0)
+    page.start(1)
+    page.wait_text(1, "tick 3\n")
+    checkpoint = page.save()
+    page.wait_text(1, "tick 14\n")
+    page.restore(checkpoint)
+    page.wait_cell(1, "!c.text.includes('tick 14') && c.prompt === '[*]:'")
+    page.picture("restored-mid-cell")
+    page.wait_cell(1, "c.prompt === '[2]:' && c.state === 'idle'")
+    assert page.cell(1)["text"] == ALL_TICKS
+    assert page.run(2) == "1"
+
+
+def test_restore_in_mid_cell_after_its_end_runs_it_again_from_there(
+    open_notebook: OpenNotebook,
+) -> None:
+    page = open_notebook("again.ipynb", LONG)
+    page.start(0)
+    page.wait_text(0, "tick 20\n")
+    checkpoint = page.save()
+    page.wait_cell(0, "c.prompt === '[1]:'")
+    page.restore(checkpoint)
+    page.wait_cell(0, "c.prompt === '[*]:'")
+    page.wait_cell(0, "c.prompt === '[1]:' && c.state === 'idle'")
+    assert page.cell(0)["text"] == ALL_TICKS
+
+
+def test_restore_with_the_notebook_brings_its_cells_back(open_notebook: OpenNotebook) -> None:
+    page = open_notebook("document.ipynb", "x = 1", LONG)
+    page.run(0)
+    page.start(1)
+    page.wait_text(1, "tick 3\n")
+    checkpoint = page.save()
+    page.page.evaluate(f"{CURRENT}.content.widgets[0].model.sharedModel.setSource('changed')")
+    page.choose(checkpoint)
+    page.dialog.get_by_role("checkbox").check()
+    page.confirm()
+    assert page.cell(0)["source"] == "x = 1"
+    page.wait_cell(1, "c.prompt === '[2]:' && c.state === 'idle'")
+    assert page.cell(1)["text"] == ALL_TICKS
+
+
+def test_restore_as_new_notebook_leaves_the_present_one_alone(
+    open_notebook: OpenNotebook,
+) -> None:
+    page = open_notebook("branch.ipynb", "x = 'old'", "x = 'new'", "print(x)")
+    page.run(0)
+    checkpoint = page.save()
+    page.run(1)
+    kernel_id = page.kernel_id
+    page.restore(checkpoint, "Open as new notebook")
+    page.wait_for_kernel("branch-restored.ipynb")
+    assert page.kernel_id != kernel_id
+    assert page.run(2) == "old"
+    page.picture("restored-as-new")
+    page.command("docmanager:open", path="branch.ipynb")
+    page.wait_for_kernel("branch.ipynb")
+    assert page.kernel_id == kernel_id
+    assert page.run(2) == "new"
+
+
+def test_restore_without_a_kernel_opens_its_session_again(open_notebook: OpenNotebook) -> None:
+    page = open_notebook("ended.ipynb", "x = 'kept'", "print(x)")
+    page.run(0)
+    checkpoint = page.save()
+    page.page.evaluate(f"{CURRENT}.sessionContext.shutdown()")
+    page.page.wait_for_function(f"!{CURRENT}.sessionContext.session")
+    expect(page.button).to_have_attribute("aria-disabled", "true")
+    page.restore(checkpoint)
+    page.wait_for_kernel("ended.ipynb")
+    assert page.run(1) == "kept"
+
+
+# -- losing touch ---------------------------------------------------------------------------
+def test_reload_in_mid_cell_keeps_streaming(open_notebook: OpenNotebook) -> None:
+    page = open_notebook("reload.ipynb", "x = 1", LONG, "print(x)")
+    page.run(0)
+    page.start(1)
+    page.wait_text(1, "tick 3\n")
+    page.command("docmanager:save")
+    page.open("reload.ipynb")
+    page.wait_cell(1, "c.prompt === '[*]:' && c.text.includes('tick 3')")
+    page.picture("reloaded")
+    page.wait_cell(1, "c.prompt === '[2]:' && c.state === 'idle'")
+    assert page.cell(1)["text"] == ALL_TICKS
+    assert page.run(2) == "1"
+
+
+def test_cells_that_ended_while_nobody_looked_are_filled_in(open_notebook: OpenNotebook) -> None:
+    page = open_notebook("away.ipynb", LONG, "print('second')")
+    page.start(0)
+    page.start(1)
+    page.wait_text(0, "tick 3\n")
+    page.command("docmanager:save")
+    kernel_id = page.kernel_id
+    page.page.goto("about:blank")
+    running = f"/api/ckpt/kernels/{kernel_id}/running"
+    wait_until(lambda: page.server.ok("GET", running)["busy"] is False, 60, "the cells end")
+    page.open("away.ipynb")
+    assert page.wait_cell(0, "c.prompt === '[1]:'")["text"] == ALL_TICKS
+    assert page.wait_cell(1, "c.prompt === '[2]:'")["text"] == "second\n"
+
+
+def test_outputs_that_the_user_cleared_stay_away(open_notebook: OpenNotebook) -> None:
+    page = open_notebook("cleared.ipynb", "print('one')", "print('two')")
+    page.run(0)
+    page.command("docmanager:save")
+    page.command("notebook:clear-all-cell-outputs")
+    page.command("docmanager:save")
+    page.open("cleared.ipynb")
+    assert page.run(1) == "two"
+    assert page.cell(0)["text"] == ""
+
+
+def test_kill_of_the_server_in_mid_cell_and_the_page_goes_on(
+    tmp_path: Path, browser: Browser
+) -> None:
+    home = lab_home(tmp_path / "home")
+    server = start_lab(home)
+    servers = [server]
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = LabPage(context.new_page(), server)
+    page.expected += ["ERR_CONNECTION_REFUSED", "WebSocket", "ERR_EMPTY_RESPONSE",
+                      "ERR_CONNECTION_RESET", "NetworkError", "Failed to fetch"]
+    try:
+        home.write_notebook("killed.ipynb", "x = 1", LONG, "print(x)")
+        page.open("killed.ipynb")
+        page.run(0)
+        page.start(1)
+        page.wait_text(1, "tick 3\n")
+        server.kill()
+        servers.append(start_lab(home, server.port))
+        page.wait_cell(1, "c.prompt === '[2]:' && c.state === 'idle'")
+        page.picture("after-kill")
+        assert page.cell(1)["text"] == ALL_TICKS
+        assert page.run(2) == "1"
+        assert page.is_same_page
+    finally:
+        context.close()
+        for one in servers:
+            one.stop()
+        end_all_kernels(home)
+    assert page.errors == []
+
+
