@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -186,6 +187,42 @@ def test_forks_and_original_run_side_by_side_independently(root_shell: Shell) ->
     assert len(alive) == 2
     for each in talkers:
         each.close()
+
+
+def test_several_kernels_used_at_once_come_back_each_as_itself(shell: Shell) -> None:
+    kernels = [shell.start() for _ in range(3)]
+    talkers = [Talker(k["connection_file"]) for k in kernels]
+    for number, talker in enumerate(talkers):
+        talker.run(f"import subprocess\nme = {number}\nchild = subprocess.Popen(['cat'], "
+                   "stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)")
+    with ThreadPoolExecutor() as threads:
+        saved = list(threads.map(lambda k: shell.ckpt("save", k["kernel_id"]), kernels))
+    for kernel, talker in zip(kernels, talkers):
+        talker.run("me = 'changed'")
+        talker.close()
+        shell.ckpt("stop", kernel["kernel_id"])
+    with ThreadPoolExecutor() as threads:
+        restored = list(threads.map(
+            lambda m: shell.ckpt("restore", m["id"], "--no-server"), saved))
+    for number, each in enumerate(restored):
+        talker = Talker(each["connection_file"])
+        answer = talker.run("print(me, child.communicate('hello')[0])")
+        assert answer == f"{number} hello"
+        talker.close()
+
+
+def test_shared_pages_of_a_pool_are_stored_once(root_shell: Shell) -> None:
+    started, talker = prepared_session(root_shell)
+    talker.run("pool.shutdown(); import multiprocessing as mp\n"
+               "shared = np.random.default_rng(0).random(8_000_000)\n"
+               "forked = mp.get_context('fork').Pool(3); print(forked.map(abs, [-1]))")
+    saved = root_shell.ckpt("save", started["kernel_id"])
+    assert saved["memory_bytes"] > 4 * 64_000_000, "four processes hold the array"
+    assert saved["stored_bytes"] < 1.7 * 64_000_000, "and it is stored once"
+    talker.run("shared[:1000] = 0")
+    second = root_shell.ckpt("save", started["kernel_id"])
+    assert second["stored_bytes"] < 0.25 * saved["stored_bytes"]
+    talker.close()
 
 
 def test_restore_moves_ports_that_another_process_took(root_shell: Shell) -> None:
