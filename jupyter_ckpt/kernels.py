@@ -135,7 +135,11 @@ def launch(
     body = {"kernel_name": kernel_name, "cmd": list(cmd), "env": dict(env), "cwd": cwd,
             "connection_file": connection_file, "language": language, "notebook": notebook,
             "session": session, "owner": owner}
-    return Record.from_dict(agent.act("launches", body))
+    try:
+        return Record.from_dict(agent.act("launches", body))
+    except CheckpointError:
+        _dismiss(agent)
+        raise
 
 
 def save(
@@ -242,7 +246,12 @@ def fork(
 
 def stop(locations: Locations, record: Record) -> None:
     """End a kernel with everything in its box; returns when it is gone."""
-    live_agent(locations, record).shutdown()
+    if not record.is_alive():
+        return  # its agent ends by itself; a new one would be started just to end it
+    try:
+        live_agent(locations, record).shutdown()
+    except KernelNotFound:
+        return  # it ended in between
     if record.is_alive():
         raise LaunchFailed(f"Kernel {record.kernel_id} did not end.")
 

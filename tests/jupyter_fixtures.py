@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -58,14 +57,4 @@ def start() -> Iterator[StartServer]:
     for server in started:
         server.stop()
     for home in {id(server.home): server.home for server in started}.values():
-        end_all_kernels(home)
-
-
-def end_all_kernels(home: Home) -> None:
-    """End what a test left running in a home."""
-    for record in home.records():
-        for name in ("agent", "init", "kernel"):
-            identity = record.get(name)
-            if identity:
-                subprocess.run(["kill", "-9", str(identity["pid"])], check=False,
-                               stderr=subprocess.DEVNULL)
+        home.end_all_kernels()

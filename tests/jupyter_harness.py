@@ -22,6 +22,8 @@ from typing import Any, TypeVar
 import requests
 import websocket
 
+from jupyter_ckpt.procfs import ProcessId
+
 TOKEN = "a-token-for-tests"
 EXTENSIONS = {"jupyter_ckpt": True, "jupyterlab": False, "jupyter_lsp": False,
               "notebook_shim": False, "jupyter_server_terminals": False}
@@ -92,6 +94,14 @@ class Home:
         folder = self.runtime / "ckpt"
         names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
         return [record for record in map(self.record, names) if record is not None]
+
+    def end_all_kernels(self) -> None:
+        """End what a test left running here."""
+        for record in self.records():
+            for name in ("agent", "init", "kernel"):
+                identity = ProcessId.from_dict(record.get(name))
+                if identity is not None and identity.is_alive():
+                    os.kill(identity.pid, signal.SIGKILL)
 
 
 class Server:

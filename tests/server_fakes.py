@@ -129,7 +129,8 @@ def save(loc: Any, record: Record, *, name: str | None = None, note: str | None 
 def restore(loc: Any, manifest: Manifest, *, kernel_id: str, in_place: bool,
             files: str | None = None, connection: dict[str, Any] | None = None,
             connection_file: str | None = None, notebook: str | None = None, session: Any = None,
-            owner: Any = None, on_progress: OnProgress = None) -> dict[str, Any]:
+            owner: Any = None, wait_s: float | None = None,
+            on_progress: OnProgress = None) -> dict[str, Any]:
     folder = record_folder(loc.runtime_dir, kernel_id)
     file = connection_file or str(loc.connection_dir / f"kernel-{kernel_id}.json")
     error: errors.CheckpointError | None = None

@@ -25,7 +25,7 @@ class ServerStandIn:
     def __init__(self, root_dir: Path) -> None:
         self.root_dir = root_dir
         self.answers: dict[tuple[str, str], tuple[int, Any]] = {
-            ("GET", "/lab/api/ckpt/doctor"): (200, {"process": True})}
+            ("GET", "/lab/api/ckpt/kernels"): (200, [])}
         self.requests: list[tuple[str, str, Any]] = []
         self.token = TOKEN
         stand_in = self
@@ -225,7 +225,7 @@ def test_restore_of_a_kernel_whose_server_is_out_of_reach_is_refused(shell: Shel
 
 def test_restore_through_a_server_without_the_extension_says_what_to_do(
         shell: Shell, server: ServerStandIn) -> None:
-    del server.answers[("GET", "/lab/api/ckpt/doctor")]
+    del server.answers[("GET", "/lab/api/ckpt/kernels")]
     ran = shell.run("restore", saved(shell).id, "--json")
     assert (ran.code, ran.error["id"]) == (4, "not-possible-here")
     assert "jupyter server extension enable" in ran.error["hint"]
@@ -250,7 +250,7 @@ def test_restore_prefers_the_deepest_server_that_answers(
         restores(each, manifest.id)
     try:
         assert shell.run("restore", manifest.id, "--json").document["server_url"] == server.url
-        del server.answers[("GET", "/lab/api/ckpt/doctor")]
+        del server.answers[("GET", "/lab/api/ckpt/kernels")]
         assert shell.run("restore", manifest.id, "--json").document["server_url"] == above.url
     finally:
         above.close()
@@ -308,7 +308,7 @@ def test_fork_of_a_servers_session_goes_through_the_server(
 
 def test_fork_of_a_session_whose_server_cannot_do_it_copies_the_kernel(
         shell: Shell, server: ServerStandIn) -> None:
-    del server.answers[("GET", "/lab/api/ckpt/doctor")]
+    del server.answers[("GET", "/lab/api/ckpt/kernels")]
     shell.kernels.add(owner={"pid": os.getpid(), "start_time": 0})
     assert shell.run("fork", KERNEL_ID).code == 0
     assert [name for name, _ in shell.kernels.calls] == ["fork"]

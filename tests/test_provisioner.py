@@ -114,6 +114,8 @@ def run_program(home: Home, program: str, **env: str) -> dict[str, object]:
         [sys.executable, "-c", PROGRAM + program + "\nprint(json.dumps(said))"],
         env={**home.env, "JUPYTER_DEFAULT_PROVISIONER_NAME": "ckpt-provisioner", **env},
         cwd=home.notebooks, capture_output=True, text=True, timeout=180, check=False)
+    if done.returncode != 0:
+        home.end_all_kernels()
     assert done.returncode == 0, done.stderr
     found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
     found["stderr"] = done.stderr

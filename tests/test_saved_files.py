@@ -30,7 +30,7 @@ def entry(path: Path, role: str = "write", size: int = 8, kept: bool = True) -> 
 
 def test_unchanged_file_is_left_alone(tmp_path: Path, saved: Path) -> None:
     (tmp_path / "a").write_text("as saved")
-    plan = plan_files([entry(tmp_path / "a")], "auto", saved, shared=False)
+    plan = plan_files([entry(tmp_path / "a")], "put-back", saved, shared=False)
     assert (plan.put_back, plan.sizes, plan.warnings) == ([], {}, [])
 
 
@@ -39,7 +39,7 @@ def test_changed_file_is_put_back_beside_its_backup_and_undone(
 ) -> None:
     path = tmp_path / "a"
     path.write_text("written since, and longer")
-    plan = plan_files([entry(path)], "auto", saved, shared=False)
+    plan = plan_files([entry(path)], "put-back", saved, shared=False)
     put_back(plan, saved)
     assert path.read_text() == "as saved"
     assert path.stat().st_mode & 0o777 == 0o640
@@ -53,7 +53,7 @@ def test_changed_file_is_put_back_beside_its_backup_and_undone(
 
 def test_same_size_other_content_counts_as_changed(tmp_path: Path, saved: Path) -> None:
     (tmp_path / "a").write_text("AS SAVED")
-    assert plan_files([entry(tmp_path / "a")], "auto", saved, shared=False).put_back
+    assert plan_files([entry(tmp_path / "a")], "put-back", saved, shared=False).put_back
 
 
 def test_missing_written_file_is_made_again(tmp_path: Path, saved: Path) -> None:
@@ -67,7 +67,7 @@ def test_missing_written_file_is_made_again(tmp_path: Path, saved: Path) -> None
 
 def test_missing_read_file_refuses(tmp_path: Path, saved: Path) -> None:
     with pytest.raises(RestoreRefused, match="is missing"):
-        plan_files([entry(tmp_path / "a", "read", kept=False)], "auto", saved, shared=False)
+        plan_files([entry(tmp_path / "a", "read", kept=False)], "put-back", saved, shared=False)
 
 
 def test_abort_refuses_and_names_the_file(tmp_path: Path, saved: Path) -> None:
@@ -98,7 +98,7 @@ def test_file_another_process_writes_is_left_to_it(tmp_path: Path, saved: Path) 
     with path.open("w") as writer:
         writer.write("the original goes on")
         writer.flush()
-        plan = plan_files([entry(path)], "auto", saved, shared=True)
+        plan = plan_files([entry(path)], "put-back", saved, shared=True)
     assert plan.put_back == []
     assert "in use by another process" in plan.warnings[0]
 

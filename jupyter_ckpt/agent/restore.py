@@ -85,7 +85,7 @@ class Restore:
         return Prepared(manifest, details, folder, self._plan(manifest, folder), warnings)
 
     def _plan(self, manifest: Manifest, folder: Path) -> FilePlan:
-        return plan_files(manifest.files, self.request.get("files") or "auto", folder,
+        return plan_files(manifest.files, self.request.get("files") or "put-back", folder,
                           bool(self.request.get("shared")))
 
     def _check_mode(self, saved: str) -> None:

@@ -1,8 +1,10 @@
 """Files of the user at a restore: what differs, what is done about it, undo.
 
 ``put-back``: files the tree had open for writing become what they were, the
-present ones are kept beside them. ``keep``: the session goes on with the
-present files. ``abort``: any difference refuses the restore.
+present ones are kept beside them; a file that another process is writing (the
+original session, when a copy of it is made) is left to that process. ``keep``:
+the session goes on with the present files. ``abort``: any difference refuses
+the restore.
 """
 
 from __future__ import annotations
@@ -38,11 +40,10 @@ def plan_files(files: list[dict[str, Any]], policy: str, folder: Path, shared: b
     """Compare `files` of a manifest with the present ones and decide.
 
     ``folder`` holds the saved contents by content name; ``shared`` tells that
-    the original session may live on beside this one, so that files it is
-    writing are left to it unless put-back is asked for by name. Raises
+    the original session may live on beside this one. Raises
     `RestoreRefused` when the policy or a missing file forbids the restore.
     """
-    if policy not in (*POLICIES, "auto"):
+    if policy not in POLICIES:
         raise UsageError(f"{policy!r} is not a way to treat files.",
                          f"Choose one of {', '.join(POLICIES)}.")
     plan = FilePlan()
@@ -72,8 +73,8 @@ def _decide(
     plan: FilePlan, entry: dict[str, Any], now: int | None, policy: str, shared: bool
 ) -> None:
     path = entry["path"]
-    busy = shared and policy == "auto" and now is not None and _is_being_written(path)
-    if entry["saved"] and policy in ("put-back", "auto") and not busy:
+    busy = shared and policy == "put-back" and now is not None and _is_being_written(path)
+    if entry["saved"] and policy == "put-back" and not busy:
         plan.put_back.append(entry)
         return
     assert now is not None

@@ -123,7 +123,7 @@ class RunningServer:
         """Raise `NotPossibleHere` unless our extension answers with this token."""
         # A server that is alive answers this at once; what comes next may take a while.
         self.ask("GET", "api", timeout_s=_ALIVE_TIMEOUT_S)
-        status = self.ask("GET", "api/ckpt/doctor", timeout_s=60.0).status
+        status = self.ask("GET", "api/ckpt/kernels", timeout_s=60.0).status
         if status == 200:
             return
         if status in (301, 302, 401, 403):

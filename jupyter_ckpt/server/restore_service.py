@@ -36,6 +36,7 @@ class RestoreRequest:
     kernel_id: str | None = None
     path: str | None = None
     files: str = "put-back"
+    wait_s: float | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -131,6 +132,7 @@ class RestoreService:
         try:
             result = await self._run_restore(
                 manifest, act, kernel_id=kernel_id, in_place=True, files=request.files,
+                wait_s=request.wait_s,
                 connection=swap.connection, connection_file=swap.connection_file,
                 notebook=self._file_of(session), session=recorded_form(session))
         finally:
@@ -151,6 +153,7 @@ class RestoreService:
         file = self._documents.os_path(path) if path else None
         result = await self._run_restore(
             manifest, act, kernel_id=kernel_id, in_place=alive, files=request.files,
+                wait_s=request.wait_s,
             notebook=str(file) if file else None)
         return await self._open(result, kernel_id, path)
 
@@ -182,6 +185,7 @@ class RestoreService:
             file = self._documents.os_path(copy) if copy else None
             result = await self._run_restore(
                 manifest, act, kernel_id=kernel_id, in_place=False, files=request.files,
+                wait_s=request.wait_s,
                 notebook=str(file) if file else None)
             return await self._open(result, kernel_id, copy)
         except BaseException:
