@@ -1,20 +1,34 @@
 """Write the reference pages that follow from the code: ``python docs/generate.py``.
 
-``docs/reference/cli.md`` comes from the commands themselves, ``errors.md``
-from the error tree. ``--check`` writes nothing and exits 1 when a page is not
-what the code says; a test does the same.
+``docs/reference/cli.md`` comes from the commands themselves, ``errors.md`` from
+the error tree, ``rest.md`` from routes and event schema, ``configuration.md``
+from the traits, ``manifest.md`` from the manifest's fields. ``--check`` writes
+nothing and exits 1 when a page is not what the code says; a test does the same.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
+import re
 import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import Any
 
 import click
+import yaml
 
+from jupyter_ckpt import errors, native_build
 from jupyter_ckpt.cli.main import SECTIONS, cli
 from jupyter_ckpt.errors import CheckpointError, error_classes
+from jupyter_ckpt.handlers import ROUTES, CheckpointHandler
+from jupyter_ckpt.manifest import FORMAT, Manifest
+from jupyter_ckpt.provisioner import CheckpointProvisioner
+from jupyter_ckpt.server.events import SCHEMA_ID, SCHEMA_PATH
+from jupyter_ckpt.serverext import CheckpointApp
 
 REFERENCE = Path(__file__).parent / "reference"
 _NOTICE = "<!-- Written by docs/generate.py; change the code, not this page. -->\n"
@@ -150,6 +164,9 @@ in jupyter_ckpt itself.
 """
 
 
+_MODULES_WITH_ERRORS = (errors.__name__, native_build.__name__)
+
+
 def _add_rows(cls: type[CheckpointError], depth: int, rows: list[str]) -> None:
     known = error_classes()
     if known.get(cls.message_id) is cls:
@@ -157,11 +174,205 @@ def _add_rows(cls: type[CheckpointError], depth: int, rows: list[str]) -> None:
         indent = "&nbsp;&nbsp;" * depth
         rows.append(f"| {indent}`{cls.__name__}` | `{cls.message_id}` | {cls.exit_code} "
                     f"| {cls.http_status} | {meaning} |")
-    for child in (c for c in cls.__subclasses__() if c.__module__ == cls.__module__):
+    for child in (c for c in cls.__subclasses__() if c.__module__ in _MODULES_WITH_ERRORS):
         _add_rows(child, depth + 1, rows)
 
 
-PAGES = {"cli.md": cli_page, "errors.md": errors_page}
+# -- rest.md ---------------------------------------------------------------------
+
+_HTTP_VERBS = ("get", "post", "patch", "put", "delete")
+_GROUP = r"([^/]+)"
+_ANSWERS = {
+    "GET doctor": "200: what `jupyter ckpt doctor --json` prints.",
+    "GET kernels": "200: what `jupyter ckpt ps --json` prints.",
+    "POST kernels/<kernel_id>/checkpoints": "202: a job.",
+    "GET kernels/<kernel_id>/running":
+        "200: `{busy, running, recent}`. `running` is null or `{msg_id, cell_id, session, "
+        "execution_count, code, outputs}`; `recent` lists the last cells with their outputs. "
+        "All are null or empty for kernels of other languages than Python.",
+    "POST kernels/<kernel_id>/fork":
+        "200: a list of `{kernel_id, connection_file, notebook, session}`.",
+    "GET jobs/<job_id>": "200: a job.",
+    "GET checkpoints": "200: a list of [manifests](manifest.md).",
+    "GET checkpoints/<id>": "200: a [manifest](manifest.md).",
+    "PATCH checkpoints/<id>": "200: the changed [manifest](manifest.md).",
+    "DELETE checkpoints/<id>": "204, without a body.",
+    "GET checkpoints/<id>/notebook": "200: the notebook document (nbformat JSON); 404 without one.",
+    "POST checkpoints/<id>/restore":
+        "200, when the kernel lives: `{kernel_id, connection_file, server_url, notebook, session, "
+        "warnings, running}`. `notebook` is the path as the server spells it.",
+}
+_REST_INTRODUCTION = """\
+All paths are below `/api/ckpt/` of a Jupyter server. Every route needs an
+authenticated user who is authorised for the resource `checkpoints`; as for all of
+Jupyter, requests of a browser carry the `_xsrf` cookie's value. Bodies and answers
+are JSON. `<id>` is a checkpoint's id, its first 4 or more digits, or its name;
+`<kernel_id>` is the whole id.
+
+A failure is `{"message", "error": {"code", "id", "message", "hint"}}` with the HTTP
+status that [errors](errors.md) lists. A field that is unknown or has the wrong type
+is refused with 400, and nothing is done.
+
+A job is `{id, kind, kernel_id, state, phase, progress: {done_bytes, total_bytes},
+result, error, warnings}`. `state` ends as `done` (`result` is the manifest) or
+`failed` (`error` says why). `request_id`, chosen by the caller, makes a save safe to
+repeat: the same id never saves twice and always answers the same job.
+"""
+
+
+def rest_page() -> str:
+    """Return the page about the routes and events of the server extension."""
+    parts = [_NOTICE, "# REST interface\n", _REST_INTRODUCTION]
+    for pattern, handler in ROUTES:
+        path = _route_path(pattern)
+        for verb in _HTTP_VERBS:
+            if verb in vars(handler):
+                parts.append(_route(verb, path, handler))
+    return "\n".join([*parts, _events()])
+
+
+def _route_path(pattern: str) -> str:
+    path = pattern.removeprefix("api/ckpt/")
+    for start, name in (("kernels/", "kernel_id"), ("jobs/", "job_id"), ("checkpoints/", "id")):
+        path = path.replace(start + _GROUP, f"{start}<{name}>")
+    return path
+
+
+def _route(verb: str, path: str, handler: type[CheckpointHandler]) -> str:
+    method = inspect.unwrap(vars(handler)[verb])
+    title = f"{verb.upper()} {path}"
+    said = inspect.cleandoc(method.__doc__ or handler.__doc__ or "").splitlines()[0]
+    tree = ast.parse(textwrap.dedent(inspect.getsource(method)))
+    rows = [f"| `{name}` | {kind} |" for name, kind in _body_fields(tree)]
+    table = ["| field of the body | type |", "|---|---|", *rows, ""] if rows else []
+    return "\n".join([f"## {title}\n", f"{said}\n", *table, f"Answers {_ANSWERS[title]}\n"])
+
+
+def _body_fields(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """Yield (name, type) of each field that a handler's call of ``self.body`` allows."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "self.body":
+            for keyword in node.keywords:
+                kinds = [_JSON_TYPES[part] for part in re.findall(
+                    r"type\(None\)|\w+", ast.unparse(keyword.value))]
+                yield str(keyword.arg), " or ".join(dict.fromkeys(kinds))
+
+
+_JSON_TYPES = {"str": "string", "int": "number", "bool": "true or false", "type(None)": "null",
+               "float": "number"}
+
+
+def _events() -> str:
+    schema = yaml.safe_load(SCHEMA_PATH.read_text(encoding="utf-8"))
+    rows = []
+    for name, rule in schema["properties"].items():
+        kind = " or ".join(f"`{each}`" for each in rule["enum"]) if "enum" in rule else rule["type"]
+        always = "always" if name in schema["required"] else ""
+        rows.append(f"| `{name}` | {kind} | {always} | {rule['description']} |")
+    return "\n".join([
+        "## Events\n",
+        f"Jupyter's event stream (`/api/events/subscribe`) carries events of the schema\n"
+        f"`{SCHEMA_ID}`.\n",
+        "| field | type | present | meaning |", "|---|---|---|---|", *rows, ""])
+
+
+# -- configuration.md ------------------------------------------------------------
+
+_CONFIGURATION_INTRODUCTION = """\
+Set these in `jupyter_server_config.py` (`c.CheckpointApp.on_shutdown = "leave-running"`)
+or on the command line (`jupyter lab --CheckpointApp.on_shutdown=leave-running`).
+"""
+_ENVIRONMENT = """\
+## Environment variables
+
+| variable | effect |
+|---|---|
+| `JUPYTER_DATA_DIR` | holds the store, in its folder `ckpt` |
+| `JUPYTER_RUNTIME_DIR` | holds connection files and, in its folder `ckpt`, the running kernels |
+| `JUPYTER_CKPT_CRIU` | the criu program to use; `setup` judges it and never replaces it |
+| `JUPYTER_CKPT_MODE` | `auto`, `root`, `rootless`, `caps` or `none`: forces a privilege mode |
+| `JUPYTER_CKPT_DEBIAN_MIRROR` | the Debian mirror from which `setup` fetches CRIU |
+| `JUPYTER_CKPT_DEBUG` | `1` shows the traceback of an unexpected error of the command line |
+
+## One kernelspec
+
+A `kernel.json` says no for its own kernels with
+`"metadata": {"jupyter_ckpt": {"enabled": false}}`. A kernelspec that names a
+provisioner of its own keeps that one, and its kernels cannot be saved.
+"""
+
+
+def configuration_page() -> str:
+    """Return the page about traits and environment variables."""
+    parts = [_NOTICE, "# Configuration\n", _CONFIGURATION_INTRODUCTION]
+    for cls in (CheckpointApp, CheckpointProvisioner):
+        said = inspect.cleandoc(cls.__doc__ or "").splitlines()[0]
+        rows = [_trait(name, trait) for name, trait in cls.class_own_traits(config=True).items()]
+        parts.append("\n".join([f"## {cls.__name__}\n", f"{said}\n",
+                                "| option | values | default | effect |", "|---|---|---|---|",
+                                *rows, ""]))
+    return "\n".join([*parts, _ENVIRONMENT])
+
+
+def _trait(name: str, trait: Any) -> str:
+    values = getattr(trait, "values", None)
+    kind = " ".join(f"`{v}`" for v in values) if values else type(trait).__name__
+    return f"| `{name}` | {kind} | `{trait.default_value!r}` | {' '.join(trait.help.split())} |"
+
+
+# -- manifest.md -----------------------------------------------------------------
+
+_FIELDS = {
+    "id": "16 lower-case hex digits",
+    "created_at": "when it was saved, UTC, ISO 8601 with milliseconds",
+    "kernel": "`{id, name, language, execution_count, busy, running}`; `running` is null or "
+              "`{msg_id, cell_id, session, execution_count}`. What only the part inside the "
+              "kernel knows is null for other languages than Python",
+    "content": "blake3 hash of the list of files and chunks: the signature covers every byte",
+    "format": "version of this form; a newer one is refused, an older one is read",
+    "name": "the name given by a person, or null",
+    "note": "a remark, or null",
+    "pinned": "whether it is kept until it is removed by hand",
+    "parent": "id of the checkpoint this kernel was last saved to or restored from, or null",
+    "trigger": "who asked: `manual` (command line), `magic`, `api` (server, fork, the copy made "
+               "before a restore in place), `shutdown`; `interval`, `cell` and `cull` are "
+               "reserved",
+    "engine": "`process`; `variables` is reserved",
+    "mode": "privilege mode of the kernel: `root`, `rootless` or `caps`",
+    "notebook": "`{path, sha256}` of the document saved along, or null",
+    "processes": "list of `{pid, ppid, name, rss_bytes}`; pids as the session sees them",
+    "memory_bytes": "bytes of memory in the checkpoint, pages shared by processes counted in each",
+    "stored_bytes": "bytes this checkpoint added to the store",
+    "pause_s": "seconds the session stood still, by CRIU's own clock",
+    "duration_s": "seconds from the request until the store began to publish it",
+    "files": "list of `{path, role, saved, size_bytes, mtime_ns, mode, content}` of files the "
+             "session had open. `role` is `write`, `append`, `read` or `history`; only those with "
+             "`saved` are in the checkpoint, under the name `content`",
+    "host": "`{hostname, machine, kernel_release, cpu_model, boot_id, uid, gid, criu_version}`",
+    "warnings": "sentences for a person",
+}
+
+
+def manifest_page() -> str:
+    """Return the page about the manifest."""
+    rows = []
+    for field in fields(Manifest):
+        optional = field.default is not MISSING or field.default_factory is not MISSING
+        rows.append(f"| `{field.name}` | `{field.type}` | {'' if optional else 'yes'} "
+                    f"| {_FIELDS[field.name]} |".replace(" | None`", " \\| None`"))
+    return "\n".join([_NOTICE, "# Manifest\n", _MANIFEST_INTRODUCTION,
+                      "| field | type | required | meaning |", "|---|---|---|---|", *rows, ""])
+
+
+_MANIFEST_INTRODUCTION = f"""\
+A manifest is what one checkpoint is: the JSON that `save`, `show` and `list` print with
+`--json`, and that the server answers. Sizes are bytes, times seconds. The present
+format is {FORMAT}. On disk it stands in `manifests/<id>.json` together with its
+signature: see [the store](../explanation/store-format.md).
+"""
+
+PAGES = {"cli.md": cli_page, "errors.md": errors_page, "rest.md": rest_page,
+         "configuration.md": configuration_page, "manifest.md": manifest_page}
 
 
 def main(check: bool = False) -> int:

@@ -16,7 +16,7 @@ TESTS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TESTS))
 
 import jupyter_harness  # noqa: E402
-from jupyter_fixtures import can_checkpoint, end_all_kernels  # noqa: E402
+from jupyter_fixtures import can_checkpoint  # noqa: E402
 from jupyter_harness import Home, Server  # noqa: E402
 from lab_page import LabPage  # noqa: E402
 
@@ -79,7 +79,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = start_lab(home)
     yield server
     server.stop()
-    end_all_kernels(home)
+    home.end_all_kernels()
 
 
 @pytest.fixture

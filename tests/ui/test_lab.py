@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from conftest import OpenNotebook, lab_home, start_lab
-from jupyter_fixtures import end_all_kernels
 from jupyter_harness import wait_until
 from lab_page import CURRENT, LabPage
 from playwright.sync_api import Browser, Route, expect
@@ -328,7 +327,7 @@ def test_kill_of_the_server_in_mid_cell_and_the_page_goes_on(
         context.close()
         for one in servers:
             one.stop()
-        end_all_kernels(home)
+        home.end_all_kernels()
     assert page.errors == []
 
 
