@@ -27,7 +27,7 @@ from .errors import (
 )
 from .locations import Locations
 from .manifest import Manifest
-from .procfs import descendants, rss_bytes
+from .procfs import descendants, own_umask, rss_bytes
 from .record import Record, all_records, read_record
 from .store import Store
 
@@ -134,7 +134,7 @@ def launch(
     agent = start_agent(locations, kernel_id)
     body = {"kernel_name": kernel_name, "cmd": list(cmd), "env": dict(env), "cwd": cwd,
             "connection_file": connection_file, "language": language, "notebook": notebook,
-            "session": session, "owner": owner}
+            "session": session, "owner": owner, "umask": own_umask()}
     try:
         return Record.from_dict(agent.act("launches", body))
     except CheckpointError:

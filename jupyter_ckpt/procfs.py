@@ -57,6 +57,11 @@ def status_lines(pid: int) -> dict[str, str]:
         return {}
 
 
+def own_umask() -> int:
+    """Return this process's umask, without changing it for a moment as os.umask would."""
+    return int(status_lines(os.getpid()).get("Umask", "022"), 8)
+
+
 def all_pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 

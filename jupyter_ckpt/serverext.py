@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ class CheckpointApp(ExtensionApp):
 
     store_dir = Unicode("", config=True, help="""Folder of the checkpoints
         (default: 'ckpt' in Jupyter's data directory).""")
+    criu = Unicode("", config=True, help="""The criu program to use (default: the one that
+        'jupyter ckpt setup' installed, or one on PATH).""")
     use_for_local_kernels = Bool(True, config=True, help="""Start every local kernel whose
         kernelspec names no provisioner so that it can be checkpointed.""")
     on_shutdown = Enum(POLICIES, "stop", config=True, help="""What becomes of the kernels when the
@@ -51,6 +54,8 @@ class CheckpointApp(ExtensionApp):
         Called by Jupyter while the extension loads, before HTTP serves.
         """
         app: Any = self.serverapp
+        if self.criu:
+            os.environ["JUPYTER_CKPT_CRIU"] = self.criu  # agents inherit it
         store = Path(self.store_dir).expanduser() if self.store_dir else None
         self.backend = Backend(Locations.default(store))
         self.backend.owner = this_process(app.root_dir, app.connection_url)

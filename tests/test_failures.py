@@ -109,6 +109,7 @@ def test_save_of_connection_to_outside_names_it_and_kernel_goes_on(
         code, error = shell.refused("save", session[0])
         assert (code, error["id"]) == (5, "cannot-be-saved")
         assert "unix socket" in error["message"]
+        assert "Error" in Path(error["log"]).read_text(), "the log it names is kept"
         assert shell.ckpt("list") == []
         assert_kernel_goes_on(session[1])
         session[1].run("s.close()")
@@ -307,6 +308,7 @@ def test_failed_restore_in_place_leaves_the_present_session(
     code, error = shell.refused("restore", saved["id"], "--in-place", "--no-server")
     assert code == 6
     assert "as it was before" in error["message"]
+    assert "doctor" in error["hint"]
     session[1].wait_until_ready()
     assert session[1].run("print(later)") == "still here"
     assert_kernel_goes_on(session[1])

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from session_kit import Shell, Talker, shell_in
 
+from jupyter_ckpt.procfs import own_umask
+
 MODES = ["root", "rootless", "caps"]
 
 SETUP = """
@@ -281,3 +283,10 @@ def test_files_written_since_are_put_back_with_a_backup(shell: Shell) -> None:
     restored = shell.ckpt("restore", saved["id"], "--no-server", "--files", "keep")
     assert path.read_text() == "another content altogether, and longer"
     assert any("log.txt" in warning for warning in restored["warnings"])
+
+
+def test_kernel_keeps_the_umask_of_whoever_started_it(shell: Shell) -> None:
+    started = shell.start()
+    talker = Talker(started["connection_file"])
+    assert talker.run("import os; print(oct(os.umask(0)))") == oct(own_umask())
+    talker.close()

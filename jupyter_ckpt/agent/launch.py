@@ -34,7 +34,8 @@ def launch(tools: Tools, folder: Path, request: dict[str, Any], job: Job) -> Ker
     record = _record(request, mode, folder.name)
     box = make_box(tools, folder, mode, record.kernel_id)
     try:
-        root_inner = box.start_root(cmd, _environment(env, box, tools, record), record.cwd)
+        root_inner = box.start_root(
+            cmd, _environment(env, box, tools, record), record.cwd, _umask(request))
         kernel_host = _first_child(box, root_inner, folder)
         identify(box, record, root_inner, box.inner_pid(kernel_host) or 0)
     except BaseException:
@@ -65,6 +66,14 @@ def _record(request: dict[str, Any], mode: str, kernel_id: str) -> Record:
         owner=request.get("owner"), session=request.get("session"),
         notebook=request.get("notebook"), injected=request.get("language") == "python",
         env={name: env[name] for name in _ENV_KEPT if name in env})
+
+
+def _umask(request: dict[str, Any]) -> int:
+    """Return the umask of whoever asked: the agent's own is stricter."""
+    umask = request.get("umask", 0o022)
+    if type(umask) is not int or not 0 <= umask <= 0o777:
+        raise ProtocolError("'umask' is a number up to 0o777.")
+    return umask
 
 
 def _environment(

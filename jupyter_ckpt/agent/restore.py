@@ -125,7 +125,7 @@ class Restore:
             kernel = self._take_over(prepared, box)
             self._fix_up(kernel, prepared, moves)
         except BaseException as error:
-            self._keep_log(prepared)
+            self._keep_log(prepared, error)
             box.stop()
             undo_put_back(prepared.plan)
             if isinstance(error, (CheckpointError, KeyboardInterrupt)):
@@ -150,8 +150,9 @@ class Restore:
 
         moves = choose_ports(sockets, forced, kernel_ports, told,
                              float(self.request.get("wait_s") or DEFAULT_WAIT_S))
+        internal = {*kernel_ports, *prepared.details.get("internal_ports", ())}
         for old, new in moves.items():
-            if old not in kernel_ports and any(li.port == old for li in sockets.listeners):
+            if old not in internal and any(li.port == old for li in sockets.listeners):
                 prepared.warnings.append(
                     f"Port {old} of the session is taken; what listened there now has port {new}.")
         return moves
@@ -192,11 +193,18 @@ class Restore:
         accept_present_sizes(images, prepared.plan.sizes)
         move_folder(images, details["runtime"], str(self.folder))
 
-    def _keep_log(self, prepared: Prepared) -> None:
-        """Keep CRIU's log of a failed restore where people find it."""
+    def _keep_log(self, prepared: Prepared, error: BaseException) -> None:
+        """Keep CRIU's log of a failed restore where people find it.
+
+        Not in the runtime folder, which goes when no kernel comes to live there.
+        """
         log = prepared.images / "restore.log"
         if log.exists():
-            write_private(self.folder.parent / f"{self.folder.name}.restore.log", log.read_bytes())
+            kept = self.folder.parent / f"{self.folder.name}.restore.log"
+            write_private(kept, log.read_bytes())
+            if isinstance(error, CheckpointError):
+                error.hint = error.hint.replace(str(log), str(kept))
+                error.log = str(kept)
 
     def _take_over(self, prepared: Prepared, box: Box) -> Kernel:
         details, manifest, request = prepared.details, prepared.manifest, self.request

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..engine.openfiles import OpenFile, open_files, process_tree
 from ..errors import CheckpointRefused, DumpFailed, NameTaken, OutOfSpace
 from ..manifest import Manifest, checked_name, new_id, utc_now
 from ..protocol import TRIGGERS, Job
+from ..record import write_private
 from ..store import Extent, Store
 from . import host
 from .frozen import FrozenFiles, copy_open_files, copy_shared_memory
@@ -35,6 +37,7 @@ class Save:
         self.tools, self.kernel, self.request, self.job = tools, kernel, request, job
         self.warnings: list[str] = []
         self.status: dict[str, Any] = {}
+        self.internal_ports: list[int] = []
         self.frozen = FrozenFiles()
         self.shared: dict[str, Path] = {}
         self.found: list[OpenFile] = []
@@ -58,11 +61,23 @@ class Save:
                     lambda: self._while_frozen(images, work))
             except OSError as error:
                 raise _disk_error(error) from error
+            except DumpFailed as error:
+                self._keep_log(error)
+                raise
             finally:
                 self._resume()
             self.job.state = "storing"
             manifest = self._manifest(processes, pause_s)
             return self._store(store, manifest, images, folders, began)
+
+    def _keep_log(self, error: DumpFailed) -> None:
+        """Keep CRIU's log of a failed dump beside the kernel's own logs."""
+        if error.log:
+            kept = self.kernel.folder / "dump.log"
+            with suppress(OSError):
+                write_private(kept, Path(error.log).read_bytes())
+                error.hint = error.hint.replace(error.log, str(kept))
+                error.log = str(kept)
 
     def _check_name(self, store: Store) -> None:
         name = self.request.get("name")
@@ -89,6 +104,7 @@ class Save:
         self.warnings += answer.get("warnings", ())
         self.status = answer.get("status") or {}
         self.status["variables"] = answer.get("variables", [])
+        self.internal_ports = answer.get("internal_ports", [])
 
     def _resume(self) -> None:
         self.kernel.link.ask("resume", QUIESCE_DEADLINE_S, restored=False, request_id=self.job.id)
@@ -166,7 +182,7 @@ class Save:
             "connection": connection, "connection_file": record.connection_file,
             "cwd": record.cwd, "injected": record.injected, "env": record.env,
             "working_folders": folders, "cpu_flags": host.cpu()[1], "epoch": record.epoch,
-            "session": record.session,
+            "session": record.session, "internal_ports": self.internal_ports,
         }
 
     def _add_document(self, tx: Any, manifest: Manifest) -> None:

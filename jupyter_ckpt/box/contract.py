@@ -47,11 +47,13 @@ class Box(ABC):
         """Return the argv that runs `cmd` inside, with the box's privileges."""
 
     @abstractmethod
-    def start_root(self, cmd: Sequence[str], env: Mapping[str, str], cwd: str) -> int:
+    def start_root(
+        self, cmd: Sequence[str], env: Mapping[str, str], cwd: str, umask: int = 0o077
+    ) -> int:
         """Start `cmd` under a dump root in this box.
 
-        The output of the tree is appended to ``kernel.log`` in the runtime
-        folder. Returns the root's pid inside the box. Raises `LaunchFailed`;
+        `umask` is the tree's own, for the files its user makes. The output of
+        the tree is appended to ``kernel.log`` in the runtime folder. Returns the root's pid inside the box. Raises `LaunchFailed`;
         then nothing runs.
         """
 
@@ -79,6 +81,7 @@ def run_box_binary(
     argv: Sequence[str],
     env: Mapping[str, str] | None = None,
     failure: type[CheckpointError] = LaunchFailed,
+    umask: int = -1,
 ) -> str:
     """Run ``ckpt-box`` to its end and return what it printed.
 
@@ -86,7 +89,7 @@ def run_box_binary(
     """
     done = subprocess.run(
         argv, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-        start_new_session=True,
+        start_new_session=True, umask=umask,
     )
     if done.returncode != 0:
         reason = done.stderr.strip().removeprefix("ckpt-box: ") or f"exit {done.returncode}"

@@ -57,10 +57,12 @@ class NamespaceBox(Box):
     def command(self, cmd: Sequence[str], cwd: str | None = None) -> list[str]:
         return [*self._enter(cwd), "--caps", "--", *cmd]
 
-    def start_root(self, cmd: Sequence[str], env: Mapping[str, str], cwd: str) -> int:
+    def start_root(
+        self, cmd: Sequence[str], env: Mapping[str, str], cwd: str, umask: int = 0o077
+    ) -> int:
         log = f"{self.inner_runtime}/kernel.log"
         argv = [*self._enter(cwd), "--detach", log, "--", *self.root_command(cmd)]
-        run_box_binary(argv, env=env)
+        run_box_binary(argv, env=env, umask=umask)
         return ROOT_PID
 
     def host_pid(self, inner_pid: int) -> int | None:

@@ -57,11 +57,13 @@ class OpenBox(Box):
     def command(self, cmd: Sequence[str], cwd: str | None = None) -> list[str]:
         return list(cmd)
 
-    def start_root(self, cmd: Sequence[str], env: Mapping[str, str], cwd: str) -> int:
+    def start_root(
+        self, cmd: Sequence[str], env: Mapping[str, str], cwd: str, umask: int = 0o077
+    ) -> int:
         log = str(self.runtime / "kernel.log")
         argv = [str(self.binary), "detach", log, "--spread", str(random.randrange(SPREAD_PIDS)),
                 "--cwd", cwd, "--", *self.root_command(cmd)]
-        pid = int(run_box_binary(argv, env=env))
+        pid = int(run_box_binary(argv, env=env, umask=umask))
         self.adopt_root(pid)
         return pid
 

@@ -8,6 +8,7 @@ import click
 
 from ..errors import NotPossibleHere
 from .call import Call, verb
+from .units import talk_to
 
 if TYPE_CHECKING:
     from ..record import Record
@@ -47,7 +48,7 @@ def fork(call: Call, kernel: str, copies: int, no_server: bool) -> None:
         if copy.get("notebook"):
             call.screen.next_step("Its notebook", str(copy["notebook"]))
     call.screen.next_step("Talk to a copy",
-                          f"jupyter console --existing {made[0]['connection_file']}")
+                          talk_to(made[0]["connection_file"]))
 
 
 def _through_server(call: Call, record: Record, copies: int) -> list[dict[str, Any]] | None:

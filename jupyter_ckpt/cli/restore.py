@@ -20,6 +20,7 @@ from .call import Call, verb
 from .copies import NotebookCopy
 from .owners import owner_of, server_for
 from .places import shown_path, spelled
+from .units import talk_to
 
 if TYPE_CHECKING:
     from ..manifest import Manifest
@@ -143,4 +144,4 @@ def _answer(call: Call, manifest: Manifest, found: dict[str, Any]) -> None:
         call.screen.next_step("Its notebook", shown_path(result["notebook"]))
     if not result["server_url"]:
         call.screen.next_step(
-            "Talk to it", f"jupyter console --existing {result['connection_file']}")
+            "Talk to it", talk_to(result["connection_file"]))

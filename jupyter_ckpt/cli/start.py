@@ -13,6 +13,7 @@ import click
 
 from ..errors import LaunchFailed, NotFound, UsageError
 from .call import Call, verb
+from .units import talk_to
 
 if TYPE_CHECKING:
     from ..record import Record
@@ -45,7 +46,7 @@ def start(call: Call, kernel_name: str | None, notebook: Path | None) -> None:
         return
     call.screen.line(f"{record.kernel_id}  {record.connection_file}")
     call.screen.done(f"Kernel {name} runs in {os.getcwd()}.")
-    call.screen.next_step("Talk to it", f"jupyter console --existing {record.connection_file}")
+    call.screen.next_step("Talk to it", talk_to(record.connection_file))
     call.screen.next_step("Save it", f"jupyter ckpt save {record.kernel_id[:8]}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import datetime, timezone
 
 _SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -44,3 +45,9 @@ def age(created_at: str, now: datetime | None = None) -> str:
             count = int(seconds // unit_s)
             return f"{count} {unit.rstrip('s') if count == 1 and unit == 'days' else unit} ago"
     return then.date().isoformat()
+
+
+def talk_to(connection_file: str) -> str:
+    """Return the command that talks to a kernel, of those installed here."""
+    program = "console" if shutil.which("jupyter-console") else "run"
+    return f"jupyter {program} --existing {connection_file}"

@@ -76,7 +76,7 @@ class Criu:
         if status != 0:
             log = images / "restore.log"
             sentence, hint = cause(log)
-            raise RestoreFailed(sentence, hint, str(log))
+            raise RestoreFailed(sentence, hint, str(log) if log.exists() else "")
 
 
 def _start(argv: list[str]) -> subprocess.Popen[bytes]:
@@ -97,7 +97,7 @@ def _dump_error(log: Path) -> DumpFailed:
     kind = CannotBeSaved if "cannot be saved" in sentence else DumpFailed
     if sentence == "The disk is full.":
         kind = OutOfSpace
-    return kind(sentence, hint, str(log))
+    return kind(sentence, hint, str(log) if log.exists() else "")
 
 
 def _pause_s(images: Path) -> float:

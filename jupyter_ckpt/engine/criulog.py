@@ -41,6 +41,9 @@ _CAUSES: list[tuple[re.Pattern[str], str, str]] = [
                 r"|unsupported device (\S+)", re.I),
      "A process of the session has the device {0} open, which cannot be saved.",
      "Close what uses the device and save again."),
+    (re.compile(r"inotify|fsnotify|irmap", re.I),
+     "A process of the session watches files (inotify), which cannot be saved in this mode.",
+     "Stop the watcher and save again, or use root mode (see 'jupyter ckpt doctor')."),
     (re.compile(r"userfaultfd", re.I),
      "A process of the session uses userfaultfd, which cannot be saved.",
      "End what uses it and save again."),
@@ -85,4 +88,6 @@ def cause(log: Path) -> tuple[str, str]:
     for line in lines:
         if not _NOISE.search(line):
             return f"CRIU failed: {line.split('): ', 1)[-1].strip()}.", f"The log {log} tells more."
+    if not log.exists():
+        return "CRIU ended without writing a log.", "'jupyter ckpt doctor' tests it."
     return "CRIU failed without naming a cause.", f"The log {log} tells more."

@@ -45,6 +45,13 @@ class Identity:
         """Note the listening ports; called just before a dump."""
         self._ports = listening_ports()
 
+    def internal_ports(self) -> list[int]:
+        """Return ports that are ipykernel's own business: nobody else knows them."""
+        client = getattr(getattr(self._kernel, "debugger", None), "debugpy_client", None)
+        found = (getattr(getattr(self._kernel, "iopub_thread", None), "_pipe_port", 0),
+                 getattr(client, "debugpy_port", 0))
+        return [int(port) for port in found if port and int(port) > 0]
+
     def moved_ports(self, told: Any) -> dict[int, int]:
         """Return {old port: new port} from what we see and what the agent tells."""
         now = listening_ports()

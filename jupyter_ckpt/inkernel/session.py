@@ -138,7 +138,8 @@ class Session:
         if self.journal.problem:
             warnings.append(f"Cell outputs are not followed: {self.journal.problem}.")
         return {"ok": True, "warnings": warnings, "status": self.journal.status(),
-                "variables": largest_variables(self._shell)}
+                "variables": largest_variables(self._shell),
+                "internal_ports": self.identity.internal_ports()}
 
     def _resume(self, op: dict[str, Any]) -> dict[str, Any]:
         self._end_silence_of(op)
