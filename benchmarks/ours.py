@@ -15,7 +15,6 @@ from jupyter_ckpt.manifest import Manifest
 from jupyter_ckpt.procfs import ProcessId
 from jupyter_ckpt.protocol import Job
 from jupyter_ckpt.record import Record
-from jupyter_ckpt.store import Store
 
 from .channel import Channel
 from .processes import kill_abruptly, trees
@@ -49,11 +48,14 @@ class Ours(Subject):
         return Saved(0.0, stored_s, self.manifest.stored_bytes, phases)
 
     def forget(self) -> None:
-        """Remove all checkpoints, so that the next one is a first one again."""
-        store = Store.open(self.locations.store_dir)
-        for manifest in store.manifests():
-            store.remove(manifest.id)
-        store.collect()
+        """Put the store aside, so that the next checkpoint is a first one again.
+
+        It is not removed: for some minutes ext4 goes round the inodes of files
+        that were just removed, and making new ones takes ten times as long.
+        """
+        store = self.locations.store_dir
+        if store.exists():
+            store.rename(store.with_name(f"{store.name}-{time.monotonic_ns()}"))
 
     def companions(self) -> list[ProcessId]:
         """Return what runs beside the kernel because of us: agent and box."""

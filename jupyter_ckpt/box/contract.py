@@ -53,8 +53,8 @@ class Box(ABC):
         """Start `cmd` under a dump root in this box.
 
         `umask` is the tree's own, for the files its user makes. The output of
-        the tree is appended to ``kernel.log`` in the runtime folder. Returns the root's pid inside the box. Raises `LaunchFailed`;
-        then nothing runs.
+        the tree is appended to ``kernel.log`` in the runtime folder. Returns
+        the root's pid inside the box. Raises `LaunchFailed`; then nothing runs.
         """
 
     @abstractmethod
