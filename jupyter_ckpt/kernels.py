@@ -7,6 +7,7 @@ calls.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import uuid
@@ -31,6 +32,8 @@ from .procfs import descendants, own_umask, rss_bytes
 from .record import Record, all_records, read_record
 from .store import Store
 
+log = logging.getLogger(__name__)
+
 
 def new_kernel_id() -> str:
     return str(uuid.uuid4())
@@ -41,8 +44,27 @@ def living_records(locations: Locations) -> list[Record]:
     return [r for r in all_records(locations.runtime_dir)[0] if r.is_alive()]
 
 
+def finish_unfinished(locations: Locations) -> None:
+    """Start agents where one died while starting or replacing a kernel.
+
+    Each ends what is left of its box and brings back what was stopped.
+    """
+    for record in all_records(locations.runtime_dir)[0]:
+        if record.is_unfinished() and not (record.agent and record.agent.is_alive()):
+            try:
+                agent = start_agent(locations, record.kernel_id)
+                if record.recover is not None:
+                    agent.wait("restores", f"recover-{record.recover}")
+                else:
+                    _dismiss(agent)
+            except CheckpointError as error:
+                log.warning("Kernel %s could not be brought back: %s Its checkpoint is %s.",
+                            record.kernel_id, error.message, record.recover)
+
+
 def list_kernels(locations: Locations) -> list[dict[str, Any]]:
     """Describe every living kernel, as ``jupyter ckpt ps`` prints it."""
+    finish_unfinished(locations)
     last = _last_checkpoints(locations)
     return [_row(locations, record, last.get(record.kernel_id))
             for record in living_records(locations)]

@@ -48,6 +48,9 @@ class Record:
     """Absolute path of the notebook document."""
     parent: str | None = None
     """Id of the checkpoint this process was last saved to or restored from."""
+    recover: str | None = None
+    """The checkpoint to restore should this kernel be found dead: its process was
+    stopped to be replaced, and whoever was doing that may have died in between."""
     injected: bool = False
     """Whether the in-kernel part was given to this kernel at its start."""
     env: dict[str, str] = field(default_factory=dict)
@@ -56,6 +59,11 @@ class Record:
     def is_alive(self) -> bool:
         """Tell whether the recorded kernel process still runs."""
         return self.kernel is not None and self.kernel.is_alive()
+
+    def is_unfinished(self) -> bool:
+        """Tell whether somebody died while starting or replacing this kernel."""
+        box_remains = self.init is not None and self.init.is_alive()
+        return not self.is_alive() and (box_remains or self.recover is not None)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -312,3 +312,33 @@ def test_failed_restore_in_place_leaves_the_present_session(
     session[1].wait_until_ready()
     assert session[1].run("print(later)") == "still here"
     assert_kernel_goes_on(session[1])
+
+
+def test_agent_killed_while_replacing_a_kernel_the_next_one_brings_it_back(
+    shell: Shell, session: tuple[str, Talker]
+) -> None:
+    saved = shell.ckpt("save", session[0])
+    session[1].run("later = 'not lost'")
+    real = shell.criu.with_name("criu.real")
+    shell.criu.rename(real)
+    mark = shell.home / "restoring"
+    shell.criu.write_text(f'#!/bin/sh\nif [ "$1" = restore ] && [ ! -e {mark} ]; then\n'
+                          f'  touch {mark}; exec sleep 1000\nfi\nexec {real} "$@"\n')
+    shell.criu.chmod(0o755)
+    folder = shell.home / "runtime" / "ckpt" / session[0]
+    restoring = subprocess.Popen(
+        [sys.executable, "-m", "jupyter_ckpt.cli.main", "restore", saved["id"], "--in-place",
+         "--no-server"],
+        env=shell.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(mark.exists)
+    half_filled = ProcessId.of(box_init(folder))
+    os.kill(agent_pid(shell, session[0]), signal.SIGKILL)
+    assert restoring.wait(timeout=60) != 0
+
+    assert [row["kernel_id"] for row in shell.ckpt("ps")] == [session[0]]
+
+    assert half_filled is not None
+    assert not half_filled.is_alive(), "the box that was being filled is gone"
+    session[1].wait_until_ready()
+    assert session[1].run("print(later)") == "not lost"
+    assert_kernel_goes_on(session[1])

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..box.contract import identities, kill_and_wait
 from ..box.hangup import reset_on_end
 from ..errors import (
     CheckpointError,
@@ -43,6 +44,8 @@ class Agent:
         self.tools, self.folder = tools, folder
         self.kernel: Kernel | None = None
         self.acting = ""
+        self.unfinished: Record | None = None
+        """The record of a kernel that has to be brought back first (`recover`)."""
         self._on_end = on_end
         self._lock = threading.RLock()
         self._attach()
@@ -57,9 +60,30 @@ class Agent:
             return
         try:
             self._adopt(Kernel.attach(record, self.tools.box_binary, self.folder))
+            return
         except CheckpointError as error:
             log.warning("the recorded kernel cannot be taken over: %s", error.message)
+        if record.init is not None and record.init.is_alive():
+            log.warning("its box is ended: whoever was filling it has died")
+            kill_and_wait(identities(record.init.pid))
+        if record.recover is None:
             (self.folder / RECORD_NAME).unlink(missing_ok=True)
+        else:
+            self.unfinished = record
+
+    def recover(self, job: Job) -> dict[str, Any]:
+        """Restore what an agent that died had stopped in order to replace it."""
+        record, self.unfinished = self.unfinished, None
+        assert record is not None
+        request: dict[str, Any] = {"checkpoint": record.recover, "files": "put-back",
+                                   "recover": record.recover}
+        self._inherit(request, record)
+        try:
+            return self.restore(request, job)
+        except CheckpointError:
+            # Not tried for ever: the checkpoint stays, and the caller is told.
+            (self.folder / RECORD_NAME).unlink(missing_ok=True)
+            raise
 
     def _adopt(self, kernel: Kernel) -> None:
         """Make `kernel` this agent's: write the record, watch for its end."""
@@ -173,7 +197,10 @@ class Agent:
                 job.state = "verifying"
                 store.check(safety)
                 # The point of no return for the old process: all that could be
-                # refused was, and its state is stored and was read back.
+                # refused was, and its state is stored and was read back. Should
+                # we die from here on, the next agent brings that state back.
+                request["recover"] = old.record.recover = safety.id
+                write_record(self.folder, old.record)
                 self._stop(old)
             try:
                 kernel = restore.run(prepared)
@@ -181,6 +208,7 @@ class Agent:
                 if safety is not None:
                     self._bring_back(tools, safety, old, job, error)
                 raise
+        kernel.record.recover = None
         self._adopt(kernel)
         return self._result(kernel, prepared, safety)
 
@@ -203,12 +231,14 @@ class Agent:
     ) -> None:
         """Restore the state saved just before a restore that failed; then raise."""
         assert old is not None
-        request: dict[str, Any] = {"files": "put-back"}
+        request: dict[str, Any] = {"files": "put-back", "recover": safety.id}
         self._inherit(request, old.record)
         with tools.work_folder(job.id) as work:
             store = tools.store()
             again = Restore(tools, self.folder, request, job)
-            self._adopt(again.run(again.prepare(store, safety, work)))
+            kernel = again.run(again.prepare(store, safety, work))
+        kernel.record.recover = None
+        self._adopt(kernel)
         raise RestoreFailed(
             f"{error.message} The session is again as it was before the attempt.",
             error.hint, error.log) from error

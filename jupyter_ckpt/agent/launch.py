@@ -11,7 +11,7 @@ from ..box import Box, NamespaceBox, OpenBox
 from ..errors import LaunchFailed, ProtocolError
 from ..procfs import ProcessId, children_of_all
 from ..protocol import Job
-from ..record import Record
+from ..record import RECORD_NAME, Record, write_record
 from .kernel import Kernel, identify, open_alias
 from .tools import Tools
 
@@ -34,12 +34,16 @@ def launch(tools: Tools, folder: Path, request: dict[str, Any], job: Job) -> Ker
     record = _record(request, mode, folder.name)
     box = make_box(tools, folder, mode, record.kernel_id)
     try:
+        # Known before it holds a kernel: should we die now, the next agent ends it.
+        record.init, record.agent = box.init, ProcessId.of(os.getpid())
+        write_record(folder, record)
         root_inner = box.start_root(
             cmd, _environment(env, box, tools, record), record.cwd, _umask(request))
         kernel_host = _first_child(box, root_inner, folder)
         identify(box, record, root_inner, box.inner_pid(kernel_host) or 0)
     except BaseException:
         box.stop()
+        (folder / RECORD_NAME).unlink(missing_ok=True)
         raise
     return Kernel(record, box, folder)
 

@@ -15,9 +15,9 @@ from ..engine.openfiles import process_tree
 from ..engine.sockets import InetSockets, close_outer_connections, inet_sockets, map_ports
 from ..errors import CheckpointError, ModeUnavailable, RestoreFailed, RestoreRefused
 from ..manifest import Manifest, utc_now
-from ..procfs import command_name
+from ..procfs import ProcessId, command_name
 from ..protocol import Job
-from ..record import Record, write_private
+from ..record import RECORD_NAME, Record, write_private, write_record
 from ..store import Store
 from . import host
 from .frozen import refill_shared_memory
@@ -112,7 +112,11 @@ class Restore:
         self._recreate_folders(prepared)
         (self.folder / "kernel.log").touch(mode=0o600)  # the tree appends to it
         box = self._make_box(prepared)
+        record = self._record(prepared)
         try:
+            # Known before it holds a kernel: should we die now, the next agent ends it.
+            record.init, record.agent = box.init, ProcessId.of(os.getpid())
+            write_record(self.folder, record)
             put_back(prepared.plan, prepared.folder)
             if box.init is not None:
                 refill_shared_memory(box.path("/dev/shm"), prepared.folder)
@@ -122,12 +126,15 @@ class Restore:
             self.tools.criu(prepared.details["mode"], work).restore(prepared.images, box.command)
             if isinstance(box, OpenBox):
                 box.adopt_root(prepared.details["root_pid"])
-            kernel = self._take_over(prepared, box)
+            identify(box, record, prepared.details["root_pid"], prepared.details["kernel_pid"])
+            kernel = Kernel(record, box, self.folder)
             self._fix_up(kernel, prepared, moves)
         except BaseException as error:
             self._keep_log(prepared, error)
             box.stop()
             undo_put_back(prepared.plan)
+            if record.recover is None:
+                (self.folder / RECORD_NAME).unlink(missing_ok=True)
             if isinstance(error, (CheckpointError, KeyboardInterrupt)):
                 raise
             raise RestoreFailed(
@@ -206,18 +213,17 @@ class Restore:
                 error.hint = error.hint.replace(str(log), str(kept))
                 error.log = str(kept)
 
-    def _take_over(self, prepared: Prepared, box: Box) -> Kernel:
+    def _record(self, prepared: Prepared) -> Record:
         details, manifest, request = prepared.details, prepared.manifest, self.request
-        record = Record(
+        return Record(
             kernel_id=self.folder.name, kernel_name=manifest.kernel.get("name", "python3"),
             language=manifest.kernel.get("language", "python"), mode=details["mode"],
             epoch=max(int(request.get("epoch") or 0), int(details.get("epoch") or 0)) + 1,
             cwd=details["cwd"], connection_file=str(request.get("connection_file") or ""),
             owner=request.get("owner"), session=request.get("session"),
             notebook=request.get("notebook"), parent=manifest.id,
+            recover=request.get("recover"),
             injected=details["injected"], env=details["env"])
-        identify(box, record, details["root_pid"], details["kernel_pid"])
-        return Kernel(record, box, self.folder)
 
     def _fix_up(self, kernel: Kernel, prepared: Prepared, moves: dict[int, int]) -> None:
         """Tell the kernel who it is now and write its connection file."""

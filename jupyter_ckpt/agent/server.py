@@ -34,6 +34,8 @@ class Routes:
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
         self.jobs = JobTable()
+        if agent.unfinished is not None:
+            self.jobs.put("restores", f"recover-{agent.unfinished.recover}", agent.recover)
         self._acts: dict[str, Callable[[dict[str, Any], Job], dict[str, Any]]] = {
             "launches": agent.launch, "checkpoints": agent.save, "restores": agent.restore}
         self._questions: dict[str, Callable[[], Any]] = {

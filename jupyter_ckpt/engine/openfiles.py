@@ -98,7 +98,12 @@ class Tree:
 
 
 def process_tree(images: Path) -> Tree:
-    """Return the pids of a dump, the root first."""
+    """Return the pids of a dump, the root first.
+
+    The only thread of a process has the process's id; CRIU leaves arbitrary
+    bytes there instead when the process is a zombie.
+    """
     entries = read_image(images / "pstree.img", "pstree_entry")
-    ids = {each for e in entries for each in (e.pid, e.pgid, e.sid, *e.threads)}
+    ids = {each for e in entries for each in (e.pid, e.pgid, e.sid)}
+    ids.update(thread for e in entries if len(e.threads) > 1 for thread in e.threads)
     return Tree([e.pid for e in entries], max(ids), ids)

@@ -46,6 +46,7 @@ class Adoption:
         cannot be adopted is logged and keeps none of the others.
         """
         started = time.monotonic()
+        await self._backend.run(self._backend.finish_unfinished)
         records, problems = await self._backend.run(self._backend.records)
         for problem in problems:
             self._log.warning("%s", problem)

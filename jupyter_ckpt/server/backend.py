@@ -146,6 +146,10 @@ class Backend:
     def save(self, record: Record, **arguments: Any) -> Manifest:
         return kernels.save(self.locations, record, **arguments)
 
+    def finish_unfinished(self) -> None:
+        """Bring back kernels whose agent died while it was replacing them."""
+        kernels.finish_unfinished(self.locations)
+
     def restore(self, manifest: Manifest, **arguments: Any) -> dict[str, Any]:
         return kernels.restore(self.locations, manifest, owner=self.owner, **arguments)
 
