@@ -17,12 +17,14 @@ answered: the same id never acts twice and always answers the same.
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import CheckpointError, ProtocolError, from_dict
 
+log = logging.getLogger(__name__)
 API_VERSION = 1
 MAX_BODY_BYTES = 64 << 20
 MAX_HEADER_BYTES = 64 << 10
@@ -72,6 +74,11 @@ class Job:
     result: dict[str, Any] | None = None
     error: CheckpointError | None = None
     warnings: list[str] = field(default_factory=list)
+
+    def enter(self, state: str) -> None:
+        """Begin a stage; `state` is one of `STATES`. It is logged with its time."""
+        self.state, self.phase = state, ""
+        log.info("%s %s: %s", self.kind, self.id, state)
 
     @property
     def finished(self) -> bool:

@@ -59,7 +59,7 @@ def prefix() -> list[str]:
     opened = "".join(f'exec {fd}<"{path}"\n' for fd, (path, _) in enumerate(closed, 7))
     covered = "".join(f'mount -t tmpfs -o mode=755 tmpfs "{top}"\n'
                       for top in sorted({top for _, top in closed}))
-    shown = "".join(f'mkdir -p "{path}" && mount --bind /proc/self/fd/{fd} "{path}"\n'
+    shown = "".join(f'mkdir -p "{path}" && mount -c --bind /proc/self/fd/{fd} "{path}"\n'
                     for fd, (path, _) in enumerate(closed, 7))
     script = f'set -e\n{opened}{covered}{shown}exec 7<&- 8<&-\nexec "$@"'
     return ["unshare", "--mount", "--propagation=private", "sh", "-c", script, "sh", *become]

@@ -15,10 +15,12 @@ pytest_plugins = ["jupyter_fixtures"]
 COUNT = "import time\nfor i in range({n}):\n    print('line', i, flush=True)\n    time.sleep(0.1)\n"
 
 
-def kernel_pid(home: Home, kernel_id: str) -> int:
-    record = home.record(kernel_id)
-    assert record is not None
-    return int(record["kernel"]["pid"])
+def kernel_pid(home: Home, kernel_id: str, default: int | None = None) -> int:
+    """Return the recorded kernel's pid, `default` while none is recorded."""
+    kernel = (home.record(kernel_id) or {}).get("kernel")
+    if default is not None and kernel is None:
+        return default
+    return int(kernel["pid"])
 
 
 def test_killed_server_idle_kernel_and_session_are_shown_again(
@@ -86,7 +88,7 @@ def test_adopted_kernel_restarts_after_a_crash_and_on_demand(
 
     old = kernel_pid(home, kernel_id)
     os.kill(old, signal.SIGKILL)
-    wait_until(lambda: (home.record(kernel_id) or {"kernel": {"pid": old}})["kernel"]["pid"] != old,
+    wait_until(lambda: kernel_pid(home, kernel_id, default=old) != old,
                30, "the restarter starts a new kernel")
     assert wait_for_answer(second, kernel_id, "print('x' in globals())") == "False"
 

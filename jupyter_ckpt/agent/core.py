@@ -194,7 +194,7 @@ class Agent:
             if old is not None:
                 note = SAFETY_NOTE.format(manifest.name or manifest.id)
                 safety = Save(tools, old, {"trigger": "api", "note": note}, job).run()
-                job.state = "verifying"
+                job.enter("verifying")
                 store.check(safety)
                 # The point of no return for the old process: all that could be
                 # refused was, and its state is stored and was read back. Should

@@ -98,7 +98,7 @@ class JobTable:
                 "The agent.log in the kernel's runtime folder tells more."))
         else:
             job.result = result
-            job.state, job.phase = "done", ""
+            job.enter("done")
 
 
 def _fail(job: Job, error: CheckpointError) -> None:

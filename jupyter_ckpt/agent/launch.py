@@ -26,7 +26,7 @@ def launch(tools: Tools, folder: Path, request: dict[str, Any], job: Job) -> Ker
     Called by the agent for ``PUT /launches``. Raises `LaunchFailed` or
     `ModeUnavailable`; then nothing of the kernel runs.
     """
-    job.state = "launching"
+    job.enter("launching")
     cmd, env = request.get("cmd"), request.get("env")
     if not isinstance(cmd, list) or not cmd or not isinstance(env, dict):
         raise ProtocolError("A launch needs 'cmd' (a list) and 'env' (an object).")

@@ -65,7 +65,7 @@ class Restore:
 
         Raises `RestoreRefused` or `IntegrityError`; nothing was touched.
         """
-        self.job.state = "preparing"
+        self.job.enter("preparing")
         if manifest.engine != "process":
             raise RestoreRefused(
                 f"Checkpoint {manifest.id} holds variables, not a process.",
@@ -106,7 +106,7 @@ class Restore:
         prepared.plan = self._plan(prepared.manifest, prepared.folder)
         sockets = inet_sockets(prepared.images)
         moves = self._ports(prepared, sockets)
-        self.job.state, self.job.phase = "restoring", ""
+        self.job.enter("restoring")
         if prepared.details["mode"] == "caps":
             self._wait_for_pids(prepared)
         self._recreate_folders(prepared)

@@ -54,7 +54,7 @@ class Save:
             processes = self.kernel.processes()
             folders = self.kernel.working_folders()
             self._quiesce()
-            self.job.state = "dumping"
+            self.job.enter("dumping")
             try:
                 pause_s = criu.dump(
                     self.kernel.root_inner_pid, images, self.kernel.box.command,
@@ -66,7 +66,7 @@ class Save:
                 raise
             finally:
                 self._resume()
-            self.job.state = "storing"
+            self.job.enter("storing")
             manifest = self._manifest(processes, pause_s)
             return self._store(store, manifest, images, folders, began)
 
@@ -89,7 +89,7 @@ class Save:
                             "Choose another name, or rename or remove the old one.")
 
     def _quiesce(self) -> None:
-        self.job.state = "quiescing"
+        self.job.enter("quiescing")
         answer = self.kernel.link.ask(
             "quiesce", HOOK_DEADLINE_S + QUIESCE_DEADLINE_S, request_id=self.job.id,
             deadline_s=HOOK_DEADLINE_S, trigger=self.request.get("trigger", "manual"))
