@@ -20,7 +20,7 @@ from jupyter_ckpt.box import ROOT_PID, NamespaceBox
 from jupyter_ckpt.engine.criu import Criu
 from jupyter_ckpt.engine.criu_find import find_criu
 from jupyter_ckpt.engine.criulog import cause
-from jupyter_ckpt.engine.edit import accept_present_sizes, move_folder
+from jupyter_ckpt.engine.edit import accept_present, move_folder
 from jupyter_ckpt.engine.images import magic_of, read_image, write_image
 from jupyter_ckpt.engine.layout import PAGE_BYTES, page_runs
 from jupyter_ckpt.engine.openfiles import open_files, process_tree
@@ -94,6 +94,14 @@ def test_tree_starts_at_its_root(dump: Path) -> None:
     assert tree.highest_pid == max(tree.all_ids)
 
 
+def test_thread_id_of_a_zombie_is_not_believed(images: Path) -> None:
+    path = images / "pstree.img"
+    entries = read_image(path, "pstree_entry")
+    entries[-1].threads[:] = [3_581_583_632]
+    write_image(path, magic_of(path), entries)
+    assert process_tree(images).highest_pid == max(e.pid for e in entries)
+
+
 def test_runs_cover_each_pages_file_exactly(dump: Path) -> None:
     for name, runs in page_runs(dump / "images").items():
         position = 0
@@ -128,7 +136,7 @@ def test_ports_move_at_listener_and_both_ends(images: Path) -> None:
 
 
 def test_sizes_and_folders_can_be_changed(images: Path, dump: Path) -> None:
-    accept_present_sizes(images, {str(dump / "written"): 99})
+    accept_present(images, {str(dump / "written"): (99, 0o100600)})
     move_folder(images, str(dump), "/elsewhere")
     found = {f.path: f for f in open_files(images)}
     assert found["/elsewhere/written"].size_bytes == 99

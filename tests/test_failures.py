@@ -274,6 +274,20 @@ def test_working_folder_that_is_gone_is_made_anew(shell: Shell, stopped: dict[st
     assert any("deep/down" in warning for warning in restored["warnings"])
 
 
+def test_permissions_changed_since_do_not_matter(
+    shell: Shell, session: tuple[str, Talker]
+) -> None:
+    session[1].run("f = open('notes.txt', 'w'); f.write('a note'); f.flush()\n"
+                   "g = open('notes.txt')")
+    saved = shell.ckpt("save", session[0])
+    shell.ckpt("stop", session[0])
+    (shell.home / "notes.txt").chmod(0o444)
+    restored = shell.ckpt("restore", saved["id"], "--no-server")
+    talker = Talker(restored["connection_file"])
+    assert talker.run("f.write('; more'); f.flush(); print(g.read())") == "a note; more"
+    talker.close()
+
+
 def test_altered_chunk_is_found_before_anything_starts(
     shell: Shell, stopped: dict[str, Any]
 ) -> None:

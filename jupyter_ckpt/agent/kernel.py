@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,16 +66,17 @@ class Kernel:
                           "rss_bytes": rss_bytes(pid)})
         return found
 
-    def working_folders(self) -> list[str]:
-        """Return the distinct working directories of the tree."""
+    def working_folders(self) -> dict[str, int]:
+        """Return the working directories of the tree: {path: permissions}."""
         root = self.record.root
-        found = set()
+        found = {}
         for pid in descendants(root.pid) if root is not None else ():
             try:
-                found.add(os.readlink(f"/proc/{pid}/cwd"))
+                path = os.readlink(f"/proc/{pid}/cwd")
+                found[path] = stat.S_IMODE(os.stat(f"/proc/{pid}/cwd").st_mode)
             except OSError:
                 continue
-        return sorted(f for f in found if not f.endswith(" (deleted)"))
+        return {path: mode for path, mode in found.items() if not path.endswith(" (deleted)")}
 
     def interrupt(self) -> None:
         """Interrupt the kernel and what it runs in the foreground (SIGINT)."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..box import Box, OpenBox
-from ..engine.edit import accept_present_sizes, move_folder
+from ..engine.edit import accept_present, move_folder
 from ..engine.openfiles import process_tree
 from ..engine.sockets import InetSockets, close_outer_connections, inet_sockets, map_ports
 from ..errors import CheckpointError, ModeUnavailable, RestoreFailed, RestoreRefused
@@ -25,7 +25,7 @@ from .kernel import Kernel, identify
 from .launch import make_box
 from .libraries import check_unchanged
 from .ports import DEFAULT_WAIT_S, choose_ports
-from .savedfiles import FilePlan, plan_files, put_back, undo_put_back
+from .savedfiles import FilePlan, plan_files, present_states, put_back, undo_put_back
 from .tools import Tools
 
 PORT_NAMES = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
@@ -181,9 +181,10 @@ class Restore:
             time.sleep(0.05)
 
     def _recreate_folders(self, prepared: Prepared) -> None:
-        for path in prepared.details["working_folders"]:
+        for path, mode in prepared.details["working_folders"].items():
             if not os.path.isdir(path):
                 os.makedirs(path, exist_ok=True)
+                os.chmod(path, mode)  # CRIU compares it
                 prepared.warnings.append(f"The folder {path} was missing and was made anew, empty.")
 
     def _make_box(self, prepared: Prepared) -> Box:
@@ -197,7 +198,7 @@ class Restore:
         images, details = prepared.images, prepared.details
         close_outer_connections(images, keep_inner=details["mode"] == "root")
         map_ports(images, moves)
-        accept_present_sizes(images, prepared.plan.sizes)
+        accept_present(images, present_states(prepared.manifest.files, prepared.plan))
         move_folder(images, details["runtime"], str(self.folder))
 
     def _keep_log(self, prepared: Prepared, error: BaseException) -> None:

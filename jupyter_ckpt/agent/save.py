@@ -137,7 +137,7 @@ class Save:
             warnings=self.warnings + self.frozen.warnings)
 
     def _store(
-        self, store: Store, manifest: Manifest, images: Path, folders: list[str], began: float
+        self, store: Store, manifest: Manifest, images: Path, folders: dict[str, int], began: float
     ) -> Manifest:
         runs = page_runs(images)
         manifest.memory_bytes = sum(r.length for file in runs.values() for r in file)
@@ -166,7 +166,7 @@ class Save:
             manifest.duration_s = round(time.monotonic() - began, 6)
             return tx.commit(manifest)
 
-    def _details(self, images: Path, folders: list[str]) -> dict[str, Any]:
+    def _details(self, images: Path, folders: dict[str, int]) -> dict[str, Any]:
         """Describe what only a restore needs; holds secrets, so it is no manifest field."""
         record = self.kernel.record
         tree = process_tree(images)

@@ -10,6 +10,7 @@ the restore.
 from __future__ import annotations
 
 import os
+import stat
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +82,24 @@ def _decide(
     plan.sizes[path] = now
     why = "is in use by another process" if busy else "changed since the checkpoint"
     plan.warnings.append(f"{path} {why}; the session goes on with it as it is now.")
+
+
+def present_states(
+    files: list[dict[str, Any]], plan: FilePlan
+) -> dict[str, tuple[int, int]]:
+    """Return {path: (size, st_mode)} of the files that come back as they are now.
+
+    CRIU refuses a file whose size or permissions are not the saved ones.
+    """
+    found = {}
+    for entry in files:
+        try:
+            status = os.stat(entry["path"])
+        except OSError:
+            continue  # CRIU names it
+        if entry["path"] in plan.sizes or stat.S_IMODE(status.st_mode) != entry.get("mode"):
+            found[entry["path"]] = (status.st_size, status.st_mode)
+    return found
 
 
 def _present_size(path: str) -> int | None:

@@ -19,6 +19,9 @@ _NOISE = re.compile(
 _CAUSES: list[tuple[re.Pattern[str], str, str]] = [
     (re.compile(r"File (.+?) has bad size"), "The file {0} changed its size since the checkpoint.",
      "Bring the file back as it was, or restore with --files keep or put-back."),
+    (re.compile(r"File (.+?) has bad mode"),
+     "The permissions of {0} are not what they were at the checkpoint.",
+     "Give it its permissions back and restore again."),
     (re.compile(r"File (.+?) has bad build-ID|build-ID mismatch.*?(\S+)"),
      "The program or library {0} was replaced since the checkpoint.",
      "Reinstall the version the session used."),

@@ -9,12 +9,12 @@ from typing import Any
 from .images import magic_of, read_image, write_image
 
 
-def accept_present_sizes(images: Path, sizes: Mapping[str, int]) -> None:
-    """Let files come back with another size than they had: {path: bytes now}."""
+def accept_present(images: Path, present: Mapping[str, tuple[int, int]]) -> None:
+    """Let files come back with what they are now: {path: (size in bytes, st_mode)}."""
 
     def edit(reg: Any) -> None:
-        if reg.name in sizes:
-            reg.size = sizes[reg.name]
+        if reg.name in present:
+            reg.size, reg.mode = present[reg.name]
 
     _edit_files(images, edit)
 
