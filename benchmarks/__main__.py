@@ -18,7 +18,7 @@ from .ours import Ours
 from .plain import Plain
 from .processes import idle, pss_bytes, rss
 from .sessions import POOL, POOL_ARRAY_BYTES, SMALL_CHANGE, mixed
-from .subject import Saved
+from .subject import WORK, Saved
 
 MB = 1e6
 IDLE_S = 20.0
@@ -51,10 +51,10 @@ class Benchmark:
         for number in range(self.rounds):
             both = [(0, ours), (1, plain)]
             for which, subject in both if number % 2 == 0 else both[::-1]:
-                ours.forget()
                 saved = subject.save()
                 subject.kill()
                 restores[which].append(subject.restore())
+                subject.tidy()
                 saves[which].append(saved)
                 self.tell(f"{label}, round {number + 1}, {('ours', 'plain')[which]}: paused "
                           f"{saved.pause_s:.2f} s, stored after {saved.stored_s:.2f} s "
@@ -98,7 +98,7 @@ class Benchmark:
             f"{label}: agent and box woke up {found.wakeups} times in {found.seconds:.0f} idle s.")
 
     def _second(self, label: str, ours: Ours) -> None:
-        ours.forget()
+        ours.tidy()
         first = ours.save().stored_bytes
         ours.channel.run(SMALL_CHANGE)
         second = ours.save().stored_bytes
@@ -140,7 +140,8 @@ def main(argv: list[str] | None = None) -> int:
     def tell(text: str) -> None:
         console.print(f"  {text}", markup=False, style="dim")
 
-    with Home() as home:
+    WORK.mkdir(exist_ok=True)
+    with Home(WORK) as home:
         benchmark = Benchmark(home, options.rounds, tell)
         parts: dict[str, Callable[[], None]] = {
             "1gb": lambda: benchmark.session("1 GB", 1000),

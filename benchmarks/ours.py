@@ -47,12 +47,9 @@ class Ours(Subject):
                            in pairwise(states))
         return Saved(0.0, stored_s, self.manifest.stored_bytes, phases)
 
-    def forget(self) -> None:
-        """Put the store aside, so that the next checkpoint is a first one again.
-
-        It is not removed: for some minutes ext4 goes round the inodes of files
-        that were just removed, and making new ones takes ten times as long.
-        """
+    def tidy(self) -> None:
+        # Not removed: for some minutes ext4 goes round the inodes of files that
+        # were just removed, and making new ones takes ten times as long.
         store = self.locations.store_dir
         if store.exists():
             store.rename(store.with_name(f"{store.name}-{time.monotonic_ns()}"))

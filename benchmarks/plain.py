@@ -47,8 +47,6 @@ class Plain(Subject):
 
     def _save(self) -> Saved:
         archive = self.folder / "images.tar.zst"
-        shutil.rmtree(self.images, ignore_errors=True)
-        archive.unlink(missing_ok=True)
         self.images.mkdir()
         began = time.monotonic()
         self._criu("dump", "-t", str(self._process.pid), "--leave-running", "-o", "dump.log")
@@ -57,6 +55,11 @@ class Plain(Subject):
         ended = time.monotonic()
         return Saved(0.0, ended - began, archive.stat().st_size,
                      f"dump {dumped - began:.2f}, compress {ended - dumped:.2f}")
+
+    def tidy(self) -> None:
+        # Both sides write into memory and disk that was free for a while.
+        shutil.rmtree(self.images, ignore_errors=True)
+        (self.folder / "images.tar.zst").unlink(missing_ok=True)
 
     def _compress(self, archive: Path) -> None:
         tar = subprocess.Popen(["tar", "-C", str(self.images), "-cf", "-", "."],

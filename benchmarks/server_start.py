@@ -11,6 +11,7 @@ from jupyter_ckpt.locations import Locations
 from .figures import Results, Row
 from .ours import start_kernel
 from .processes import kill_all
+from .subject import WORK
 
 KERNELS = 20
 DEAD_SERVER = {"pid": 1 << 30, "start_time": 1}
@@ -19,7 +20,7 @@ DEAD_SERVER = {"pid": 1 << 30, "start_time": 1}
 def measure(results: Results, rounds: int) -> None:
     """Time servers with no kernel and with 20 living ones, in turn."""
     none, twenty = [], []
-    with Home() as empty, Home() as full:
+    with Home(WORK) as empty, Home(WORK) as full:
         _start_kernels(full)
         for _ in range(rounds):
             none.append(_start(empty, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from .channel import Channel
 from .sessions import READ_WATCH, RESET_WATCH
 
 PORTS_DEADLINE_S = 75.0
+WORK = Path(__file__).parent / "out"
+"""Where all is written: the same file system for both, and not that of a tmpfs."""
 
 
 @dataclass
@@ -30,6 +33,8 @@ class Subject(ABC):
     channel: Channel
 
     def save(self) -> Saved:
+        # Nobody pays for what the other side has left unwritten.
+        os.sync()
         self.channel.run(RESET_WATCH)
         saved = self._save()
         saved.pause_s = float(self.channel.run(READ_WATCH))
@@ -47,10 +52,15 @@ class Subject(ABC):
 
     def restore(self) -> float:
         """Bring the last save back; return the seconds to its first answer."""
+        os.sync()
         began = time.monotonic()
         self._restore()
         self.channel.open()
         return time.monotonic() - began
+
+    @abstractmethod
+    def tidy(self) -> None:
+        """Put aside what was saved, so that the next save is a first one again."""
 
     @abstractmethod
     def _save(self) -> Saved: ...

@@ -28,8 +28,9 @@ class Home:
     removes the folders.
     """
 
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="jupyter-ckpt-demo-"))
+    def __init__(self, parent: Path | None = None) -> None:
+        """Make the folders in `parent` (default: where temporary files go)."""
+        self.folder = Path(tempfile.mkdtemp(prefix="jupyter-ckpt-demo-", dir=parent))
         self.work = self.folder / "work"
         self.reference_work = self.folder / "reference"
         for name in (*_SETTINGS, "work", "reference"):
