@@ -36,8 +36,9 @@ def machine(load_before: float) -> list[str]:
         f"{memory_kb / 1e6:.0f} GB, Linux {platform.release()}, file system {_file_system()}; "
         f"load {load_before:.1f} before, {os.getloadavg()[0]:.1f} at the end.",
         f"Python {platform.python_version()}, CRIU {find_criu().version}; plain CRIU is "
-        f"`criu dump --leave-running` followed by `{COMPRESSOR}` (not synced to disk; ours is), "
-        "and `criu restore` from the unpacked images.",
+        f"`criu dump --leave-running` followed by `{COMPRESSOR}` and a sync of that file (ours is "
+        "synced, too); its restore is `criu restore`, once with the archive unpacked first, as "
+        "ours unpacks and verifies what it stored, and once from images left lying unpacked.",
     ]
 
 

@@ -19,7 +19,7 @@ from .locations import Locations
 from .protocol import SOCKET_NAME, Job, checked_kernel_id
 
 OnProgress = Callable[[Job], None]
-POLL_S = 0.05
+POLL_S = 0.02
 START_DEADLINE_S = 30.0
 _REQUEST_TIMEOUT_S = 60.0
 

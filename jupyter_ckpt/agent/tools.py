@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,7 +66,11 @@ class Tools:
 
     @contextmanager
     def work_folder(self, label: str) -> Iterator[Path]:
-        """Give a private folder on the store's file system, removed afterwards."""
+        """Give a private folder on the store's file system, removed afterwards.
+
+        The removal of gigabytes takes its time, and nobody has to wait for it:
+        a thread does it, and what an agent's death leaves the next one removes.
+        """
         top = self.store_dir / "work"
         try:
             top.mkdir(mode=0o700, exist_ok=True)
@@ -81,7 +86,7 @@ class Tools:
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            threading.Thread(target=shutil.rmtree, args=(folder, True), name="removal").start()
 
 
 def remove_abandoned(top: Path) -> None:
