@@ -24,6 +24,11 @@ class ProcessId:
         fields = stat_fields(pid)
         return None if fields is None or fields[0] in "ZX" else cls(pid, int(fields[19]))
 
+    def age_s(self) -> float:
+        """Return for how long the process runs, in seconds."""
+        with open("/proc/uptime", encoding="ascii") as uptime:
+            return float(uptime.read().split()[0]) - self.start_time / os.sysconf("SC_CLK_TCK")
+
     def is_alive(self) -> bool:
         """Tell whether this very process runs (a zombie does not)."""
         return ProcessId.of(self.pid) == self

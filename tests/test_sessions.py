@@ -290,3 +290,10 @@ def test_kernel_keeps_the_umask_of_whoever_started_it(shell: Shell) -> None:
     talker = Talker(started["connection_file"])
     assert talker.run("import os; print(oct(os.umask(0)))") == oct(own_umask())
     talker.close()
+
+
+def test_kernel_saved_while_it_starts_is_waited_for(root_shell: Shell) -> None:
+    started = root_shell.start()
+    saved = root_shell.ckpt("save", started["kernel_id"])
+    assert saved["warnings"] == []
+    assert saved["kernel"]["execution_count"] == 0

@@ -13,7 +13,7 @@ from ..engine.layout import page_runs
 from ..engine.openfiles import OpenFile, open_files, process_tree
 from ..errors import CheckpointRefused, DumpFailed, NameTaken, OutOfSpace
 from ..manifest import Manifest, checked_name, new_id, utc_now
-from ..protocol import TRIGGERS, Job
+from ..protocol import KERNEL_SOCKET_NAME, TRIGGERS, Job
 from ..record import write_private
 from ..store import Extent, Store
 from . import host
@@ -24,6 +24,7 @@ from .tools import Tools
 
 QUIESCE_DEADLINE_S = 5.0
 HOOK_DEADLINE_S = 30.0
+START_DEADLINE_S = 15.0
 
 
 class Save:
@@ -88,8 +89,19 @@ class Save:
             raise NameTaken(f"There is already a checkpoint named {name!r}.",
                             "Choose another name, or rename or remove the old one.")
 
+    def _wait_for_start(self) -> None:
+        """Wait for the in-kernel part of a kernel that has only just been started."""
+        record = self.kernel.record
+        assert record.kernel is not None
+        while (record.injected and record.kernel.age_s() < START_DEADLINE_S
+               and record.kernel.is_alive()
+               and not (self.kernel.folder / KERNEL_SOCKET_NAME).exists()):
+            self.job.phase = "waiting for the kernel to start"
+            time.sleep(0.02)
+
     def _quiesce(self) -> None:
         self.job.enter("quiescing")
+        self._wait_for_start()
         answer = self.kernel.link.ask(
             "quiesce", HOOK_DEADLINE_S + QUIESCE_DEADLINE_S, request_id=self.job.id,
             deadline_s=HOOK_DEADLINE_S, trigger=self.request.get("trigger", "manual"))
