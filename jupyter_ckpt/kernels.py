@@ -19,10 +19,12 @@ from .client import AgentClient, OnProgress, start_agent
 from .errors import (
     AgentUnreachable,
     CheckpointError,
+    DumpFailed,
     KernelNotFound,
     LaunchFailed,
     ModeUnavailable,
     NotOurKernel,
+    RestoreFailed,
     StoreUnusable,
     UsageError,
 )
@@ -173,7 +175,13 @@ def save(
     agent = live_agent(locations, record)
     body = {"name": name, "note": note, "pin": pin, "trigger": trigger, "document": document,
             "store": str(locations.store_dir)}
-    return Manifest.from_dict(agent.act("checkpoints", body, on_progress, request_id))
+    try:
+        return Manifest.from_dict(agent.act("checkpoints", body, on_progress, request_id))
+    except AgentUnreachable as error:
+        raise DumpFailed(
+            f"The agent of kernel {record.kernel_id} ended while it was saving.",
+            "The kernel goes on. 'jupyter ckpt list' shows whether the checkpoint was finished."
+        ) from error
 
 
 def restore(
@@ -205,6 +213,11 @@ def restore(
             "shared": shared, "store": str(locations.store_dir)}
     try:
         return agent.act("restores", body, on_progress, request_id)
+    except AgentUnreachable as error:
+        raise RestoreFailed(
+            f"The agent of kernel {kernel_id} ended while it was restoring.",
+            "'jupyter ckpt ps' brings back a kernel that was being replaced; then restore again."
+        ) from error
     except CheckpointError:
         if record is None:
             _dismiss(agent)

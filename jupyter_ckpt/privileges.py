@@ -47,7 +47,9 @@ class Mode:
 
     @property
     def why(self) -> str:
-        """One sentence for each rejected mode, empty when none was."""
+        """One sentence for each rejected mode; that none is wanted; empty when all is well."""
+        if self.name == "none" and not self.rejected:
+            return f"{MODE_VARIABLE} is 'none'."
         return " ".join(f"{name}: {reason}." for name, reason in self.rejected.items())
 
 

@@ -94,6 +94,7 @@ def saved(shell: Shell, document: bytes | None = None) -> Any:
 # -- without a server ----------------------------------------------------------------
 def test_restore_brings_a_kernel_that_is_gone_back_under_its_id(shell: Shell) -> None:
     manifest = saved(shell)
+    (shell.folder / "job.ipynb").touch()
     ran = shell.run("restore", "half-way", "--json")
     assert ran.document == {
         "kernel_id": KERNEL_ID, "connection_file": f"/run/kernel-{KERNEL_ID}.json",
@@ -103,6 +104,20 @@ def test_restore_brings_a_kernel_that_is_gone_back_under_its_id(shell: Shell) ->
     assert arguments == {"id": manifest.id, "kernel_id": KERNEL_ID, "in_place": False,
                          "files": "put-back", "notebook": str(shell.folder / "job.ipynb"),
                          "wait_s": None}
+
+
+def test_restore_brings_a_deleted_notebook_back(shell: Shell) -> None:
+    manifest = saved(shell, b"{}")
+    ran = shell.run("restore", manifest.id, "--json")
+    assert (shell.folder / "job.ipynb").read_bytes() == b"{}"
+    assert "put back" in ran.document["warnings"][0]
+
+
+def test_restore_leaves_the_present_notebook_alone(shell: Shell) -> None:
+    manifest = saved(shell, b"{}")
+    (shell.folder / "job.ipynb").write_bytes(b"newer")
+    shell.run("restore", manifest.id)
+    assert (shell.folder / "job.ipynb").read_bytes() == b"newer"
 
 
 def test_restore_replaces_a_kernel_that_runs(shell: Shell) -> None:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -115,6 +116,16 @@ def test_save_of_connection_to_outside_names_it_and_kernel_goes_on(
         session[1].run("s.close()")
         inside.close()
     shell.ckpt("save", session[0])
+
+
+def test_store_that_sessions_cannot_see_is_refused(
+    shell: Shell, session: tuple[str, Talker]
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        code, error = shell.refused("save", session[0], "--store", f"{folder}/store")
+    assert (code, error["id"]) == (4, "store-unusable")
+    assert "does not see the store" in error["message"]
+    assert_kernel_goes_on(session[1])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")

@@ -166,6 +166,13 @@ def test_help_is_for_users(kernel: InjectedKernel) -> None:
     assert "jupyter ckpt restore ID" in text
 
 
+def test_names_are_on_the_shell_and_on_its_checkpoint(kernel: InjectedKernel) -> None:
+    names = ["checkpoint", "on_checkpoint", "on_restore", "CheckpointRefused"]
+    kernel.run(f"ip = get_ipython()\nboth = [getattr(ip, n) == getattr(ip.checkpoint, n)"
+               f" for n in {names}]")
+    assert kernel.value("both") == [True] * 4
+
+
 def test_hooks_run_on_the_main_thread_when_idle_and_when_waiting(
         kernel: InjectedKernel, agent: FakeAgent) -> None:
     kernel.run("import threading\nran = []\n"

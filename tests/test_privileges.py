@@ -122,7 +122,9 @@ assert libc.syscall(126, header, (ctypes.c_uint32 * 6)()) == 0
 
 def test_decide_mode_none_is_always_available(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUPYTER_CKPT_MODE", "none")
-    assert privileges.decide_mode(None).name == "none"
+    mode = privileges.decide_mode(None)
+    assert mode.name == "none"
+    assert mode.why == "JUPYTER_CKPT_MODE is 'none'."
 
 
 def test_decide_mode_without_criu_rejects_every_mode(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import uuid
 from typing import Any
 
+import pytest
 import websocket
 from jupyter_harness import TOKEN, Channel, Home, Server, StartServer, wait_until
 
@@ -233,6 +235,21 @@ def test_restore_in_place_without_kernel_opens_a_session_with_its_id(
     assert (home.record(kernel_id) or {})["session"]["id"] == answer["session"]["id"]
 
 
+def test_restore_without_kernel_brings_a_deleted_notebook_back(
+    fake_home: Home, start: StartServer
+) -> None:
+    server, kernel_id, _ = started(fake_home, start)
+    saved = server.save(kernel_id)["result"]
+    session = server.ok("GET", "/api/sessions")[0]
+    assert server.request("DELETE", f"/api/sessions/{session['id']}").status_code == 204
+    (fake_home.notebooks / "a.ipynb").unlink()
+    answer = restore(server, saved["id"], "in-place")
+    assert answer["notebook"] == "a.ipynb"
+    assert "put back" in answer["warnings"][0]
+    document = json.loads((fake_home.notebooks / "a.ipynb").read_text())
+    assert "".join(document["cells"][0]["source"]) == "x = 1"
+
+
 def test_restore_that_fails_leaves_a_working_kernel_and_tells_why(
     fake_home: Home, start: StartServer
 ) -> None:
@@ -315,6 +332,36 @@ def test_restore_as_new_that_fails_leaves_no_document(fake_home: Home, start: St
     assert answer.status_code == 409
     assert not (fake_home.notebooks / "a-restored.ipynb").exists()
     assert len(server.ok("GET", "/api/kernels")) == 1
+
+
+def test_restore_as_new_copies_to_the_root_when_the_notebooks_folder_is_gone(
+    fake_home: Home, start: StartServer
+) -> None:
+    (fake_home.notebooks / "sub").mkdir()
+    server, kernel_id, _ = started(fake_home, start, "sub/a.ipynb")
+    saved = server.save(kernel_id)["result"]
+    shutil.rmtree(fake_home.notebooks / "sub")
+    assert restore(server, saved["id"], "new")["notebook"] == "a-restored.ipynb"
+
+
+@pytest.mark.parametrize("path", ["no/such/folder/b.ipynb", "../b.ipynb", "x/../../b.ipynb"])
+def test_restore_to_a_senseless_path_is_refused(
+    fake_home: Home, start: StartServer, path: str
+) -> None:
+    server, kernel_id, _ = started(fake_home, start)
+    saved = server.save(kernel_id)["result"]
+    answer = server.request("POST", f"/api/ckpt/checkpoints/{saved['id']}/restore",
+                            {"mode": "new", "path": path})
+    assert (answer.status_code, answer.json()["error"]["id"]) == (400, "usage")
+    assert len(server.ok("GET", "/api/kernels")) == 1
+
+
+def test_kernel_of_a_deleted_notebook_can_be_forked(fake_home: Home, start: StartServer) -> None:
+    server, kernel_id, _ = started(fake_home, start)
+    (fake_home.notebooks / "a.ipynb").unlink()
+    (fork,) = server.ok("POST", f"/api/ckpt/kernels/{kernel_id}/fork", {})
+    assert fork["notebook"] is None
+    assert server.connect(fork["kernel_id"]).run("print(2)") == "2"
 
 
 def test_forks_are_independent_sessions(home: Home, start: StartServer) -> None:

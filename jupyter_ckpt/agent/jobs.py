@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import Cancelled, CheckpointError, DumpFailed, JobNotFound, UsageError
+from ..errors import Cancelled, CheckpointError, DumpFailed, JobNotFound, RestoreFailed, UsageError
 from ..protocol import Job
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,8 @@ class JobTable:
 
     The same id always names the same job, so a request may be repeated until
     it is answered. An act's `CheckpointError` is the job's error; any other
-    exception becomes a `DumpFailed` that names it, and never ends the agent.
+    exception becomes a `DumpFailed` (for restores a `RestoreFailed`) that names
+    it, and never ends the agent.
     """
 
     def __init__(self) -> None:
@@ -93,7 +94,8 @@ class JobTable:
             _fail(job, error)
         except Exception as error:
             log.error("%s %s failed:\n%s", job.kind, job.id, traceback.format_exc())
-            _fail(job, DumpFailed(
+            kind = RestoreFailed if job.kind == "restores" else DumpFailed
+            _fail(job, kind(
                 f"The agent failed unexpectedly ({type(error).__name__}: {error}).",
                 "The agent.log in the kernel's runtime folder tells more."))
         else:

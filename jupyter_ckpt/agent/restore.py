@@ -123,7 +123,8 @@ class Restore:
             self._edit(prepared, moves)
             work = prepared.folder / "criu"
             work.mkdir()
-            self.tools.criu(prepared.details["mode"], work).restore(prepared.images, box.command)
+            criu = self.tools.criu(box, prepared.details["mode"], work)
+            criu.restore(prepared.images, box.command)
             if isinstance(box, OpenBox):
                 box.adopt_root(prepared.details["root_pid"])
             identify(box, record, prepared.details["root_pid"], prepared.details["kernel_pid"])

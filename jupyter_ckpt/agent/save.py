@@ -51,7 +51,7 @@ class Save:
         with self.tools.work_folder(self.job.id) as work:
             images = work / "images"
             images.mkdir()
-            criu = self.tools.criu(self.kernel.record.mode, work)
+            criu = self.tools.criu(self.kernel.box, self.kernel.record.mode, work)
             processes = self.kernel.processes()
             folders = self.kernel.working_folders()
             self._quiesce()

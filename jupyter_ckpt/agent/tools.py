@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from ..box import Box
 from ..engine.criu import Criu
 from ..engine.criu_find import CriuBinary, find_criu
 from ..errors import CriuMissing, ModeUnavailable, StoreUnusable
@@ -58,8 +59,16 @@ class Tools:
                                   "'jupyter ckpt doctor' tells what to do.")
         return mode.name
 
-    def criu(self, mode: str, work: Path) -> Criu:
-        """Return a CRIU for one act in `work`; raises `CriuMissing`."""
+    def criu(self, box: Box, mode: str, work: Path) -> Criu:
+        """Return a CRIU for one act on `box` with its files in `work`.
+
+        Raises `CriuMissing`, and `StoreUnusable` where the box does not see `work`.
+        """
+        if not _is_visible(box, work):
+            raise StoreUnusable(
+                f"The session does not see the store {self.store_dir}: it lies on a file system "
+                "mounted after the session began, or on one that every session has of its own.",
+                "Choose another folder with --store, or restart the kernel.")
         notifier = work / "ckpt-notify"
         notifier.symlink_to(self.box_binary)
         return Criu(self.criu_binary().path, mode, notifier)
@@ -92,8 +101,14 @@ class Tools:
 def remove_abandoned(top: Path) -> None:
     """Remove work folders of agents that are gone."""
     for folder in top.iterdir():
-        pid, start_time, *_ = folder.name.split("-")
-        if pid.isdigit() and not ProcessId(int(pid), int(start_time)).is_alive():
+        pid, start_time = (*folder.name.split("-"), "")[:2]
+        if (pid.isdigit() and start_time.isdigit()
+                and not ProcessId(int(pid), int(start_time)).is_alive()):
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _is_visible(box: Box, path: Path) -> bool:
+    try:
+        return os.path.samefile(path, box.path(str(path.resolve())))
+    except OSError:
+        return False

@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from ..errors import CheckpointError
+
 if TYPE_CHECKING:
     from ..manifest import Manifest
     from ..store import Store
@@ -43,6 +45,21 @@ class NotebookCopy:
                  trace: TracebackType | None) -> None:
         if kind is not None and self.path is not None:
             Path(self.path).unlink(missing_ok=True)
+
+
+def bring_back(store: Store, manifest: Manifest, notebook: str | None) -> list[str]:
+    """Write the saved document where the notebook is gone; return what to tell the user."""
+    if notebook is None or os.path.lexists(notebook):
+        return []
+    gone = f"The notebook {notebook} was gone"
+    if _DOCUMENT not in store.names(manifest):
+        return [f"{gone}, and the checkpoint holds no copy of it."]
+    try:
+        with open(notebook, "xb") as out:
+            out.write(store.read_file(manifest, _DOCUMENT))
+    except (OSError, CheckpointError) as error:
+        return [f"{gone} and was not put back: {error}"]
+    return [f"{gone}; the copy saved with the checkpoint was put back."]
 
 
 def _write_beside(original: Path, content: bytes) -> str:

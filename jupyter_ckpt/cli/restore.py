@@ -17,7 +17,7 @@ from ..errors import (
     UsageError,
 )
 from .call import Call, verb
-from .copies import NotebookCopy
+from .copies import NotebookCopy, bring_back
 from .owners import owner_of, server_for
 from .places import shown_path, spelled
 from .units import talk_to
@@ -115,10 +115,12 @@ def _headless(call: Call, manifest: Manifest, new: bool, living: Record | None, 
               wait_s: float | None) -> dict[str, Any]:
     if not new:
         with call.screen.progress("Restoring") as on_progress:
-            return call.kernels.restore(
+            found = call.kernels.restore(
                 call.locations, manifest, kernel_id=str(manifest.kernel["id"]),
                 in_place=living is not None, files=files, notebook=_notebook(manifest),
                 on_progress=on_progress, wait_s=wait_s)
+        told = bring_back(call.store, manifest, _notebook(manifest))
+        return {**found, "warnings": [*told, *(found.get("warnings") or ())]}
     # A second kernel does not take the notebook over from the first.
     with call.screen.progress("Restoring") as on_progress, NotebookCopy(
             call.store, manifest, _notebook(manifest)) as copy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -27,13 +28,24 @@ def install(shell: Any, runtime: str) -> Session:
          lambda: session.journal.watch_outputs(kernel.iopub_thread, kernel.session.unpack))
     _try("history is not looked after", lambda: _watch_history(session, shell))
     _try("there is no %checkpoint", lambda: CheckpointMagic(shell, session).register())
-    shell.checkpoint = session.checkpoint
-    shell.on_checkpoint = session.on_checkpoint.add
-    shell.on_restore = session.on_restore.add
-    shell.CheckpointRefused = CheckpointRefused
-    shell.CheckpointFailed = CheckpointFailed
+    _offer(session, shell)
     session.link.start()
     return session
+
+
+def _offer(session: Session, shell: Any) -> None:
+    """Put the Python interface on `shell`, and on its `checkpoint`, too."""
+    @functools.wraps(session.checkpoint)
+    def checkpoint(*arguments: Any, **named: Any) -> Any:
+        return session.checkpoint(*arguments, **named)
+
+    for name, value in {
+        "checkpoint": checkpoint, "on_checkpoint": session.on_checkpoint.add,
+        "on_restore": session.on_restore.add, "CheckpointRefused": CheckpointRefused,
+        "CheckpointFailed": CheckpointFailed,
+    }.items():
+        setattr(shell, name, value)
+        setattr(checkpoint, name, value)
 
 
 def _watch_history(session: Session, shell: Any) -> None:

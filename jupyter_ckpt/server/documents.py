@@ -9,8 +9,9 @@ from typing import Any
 
 from jupyter_core.utils import ensure_async
 from jupyter_server.utils import ApiPath, to_api_path, to_os_path
+from tornado.web import HTTPError
 
-from ..errors import ManifestCorrupt
+from ..errors import ManifestCorrupt, RestoreRefused
 from ..manifest import Manifest
 from ..store import Store
 
@@ -60,15 +61,37 @@ class Documents:
         return json.dumps(model["content"]).encode()
 
     async def write_copy(self, original: str, document: dict[str, Any], word: str) -> str:
-        """Write `document` beside `original` as ``<stem>-<word>[-N].ipynb``; return its path."""
+        """Write `document` beside `original` as ``<stem>-<word>[-N].ipynb``; return its path.
+
+        Where that folder is gone the copy goes to the server's root. Raises
+        `RestoreRefused` when it cannot be written.
+        """
+        if not await self.has_folder(original):
+            original = posixpath.basename(original)
         stem, _ = posixpath.splitext(original)
         candidate, number = f"{stem}-{word}.ipynb", 0
         while await ensure_async(self._contents.file_exists(candidate)):
             number += 1
             candidate = f"{stem}-{word}-{number}.ipynb"
-        model = {"type": "notebook", "format": "json", "content": document}
-        await ensure_async(self._contents.save(model, candidate))
+        await self.write(candidate, document)
         return candidate
+
+    async def write(self, api_path: str, document: dict[str, Any]) -> None:
+        """Write a notebook; raises `RestoreRefused` when it cannot be written."""
+        model = {"type": "notebook", "format": "json", "content": document}
+        try:
+            await ensure_async(self._contents.save(model, api_path))
+        except HTTPError as error:
+            raise RestoreRefused(f"The notebook {api_path} cannot be written: "
+                                 f"{error.log_message or error}.") from error
+
+    async def exists(self, api_path: str) -> bool:
+        return bool(await ensure_async(self._contents.file_exists(api_path)))
+
+    async def has_folder(self, api_path: str) -> bool:
+        """Tell whether the folder that a document lies in is there."""
+        folder = posixpath.dirname(api_path)
+        return not folder or bool(await ensure_async(self._contents.dir_exists(folder)))
 
     async def remove(self, api_path: str) -> None:
         await ensure_async(self._contents.delete(api_path))

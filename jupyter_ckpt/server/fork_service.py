@@ -65,11 +65,16 @@ class ForkService:
         session = await session_of_kernel(self._sessions, original_id)
         copy: str | None = None
         if session is not None and session["type"] == "notebook":
-            document = await self._documents.read(session["path"])
-            copy = await self._documents.write_copy(session["path"], document, "fork")
+            copy = await self._copy(session["path"])
         record = await self._backend.run(self._backend.record, fork["kernel_id"])
         running = await self._backend.run(self._backend.running, record)
         model = await open_kernel(
             self._kernels, self._sessions, record, copy, running, self._backend)
         return {"kernel_id": fork["kernel_id"], "connection_file": fork["connection_file"],
                 "notebook": copy, "session": model}
+
+    async def _copy(self, path: str) -> str | None:
+        """Copy the session's notebook; None where it is gone: the kernel is copied all the same."""
+        if not await self._documents.exists(path):
+            return None
+        return await self._documents.write_copy(path, await self._documents.read(path), "fork")

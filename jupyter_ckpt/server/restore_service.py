@@ -45,6 +45,8 @@ class RestoreRequest:
             raise UsageError(f"What to do with files is one of {', '.join(FILES)}.")
         if self.kernel_id is not None:
             checked_kernel_id(self.kernel_id)
+        if self.path is not None and ".." in self.path.split("/"):
+            raise UsageError(f"The path {self.path} leads out of the server's folder.")
 
 
 class RestoreService:
@@ -153,9 +155,25 @@ class RestoreService:
         file = self._documents.os_path(path) if path else None
         result = await self._run_restore(
             manifest, act, kernel_id=kernel_id, in_place=alive, files=request.files,
-                wait_s=request.wait_s,
-            notebook=str(file) if file else None)
-        return await self._open(result, kernel_id, path)
+            wait_s=request.wait_s, notebook=str(file) if file else None)
+        told = await self._bring_back(manifest, path) if path else []
+        answer = await self._open(result, kernel_id, path)
+        return {**answer, "warnings": [*told, *answer["warnings"]]}
+
+    async def _bring_back(self, manifest: Manifest, path: str) -> list[str]:
+        """Write the saved notebook where it is gone; return what to tell the user."""
+        if await self._documents.exists(path):
+            return []
+        gone = f"The notebook {path} was gone"
+        try:
+            document = await self._backend.run(
+                lambda: saved_document(self._backend.store(), manifest))
+            if document is None:
+                return [f"{gone}, and the checkpoint holds no copy of it."]
+            await self._documents.write(path, document)
+        except CheckpointError as error:
+            return [f"{gone} and was not put back: {error}"]
+        return [f"{gone}; the copy saved with the checkpoint was put back."]
 
     async def _refuse_foreign(self, kernel_id: str) -> bool:
         """Tell whether the kernel lives without a server; refuse one of another server."""
@@ -177,6 +195,8 @@ class RestoreService:
         document = await self._backend.run(
             lambda: saved_document(self._backend.store(), manifest))
         original = self._notebook(manifest, request)
+        if request.path and original and not await self._documents.has_folder(original):
+            raise UsageError(f"The server has no folder {posixpath.dirname(original)}.")
         copy: str | None = None
         if document is not None:
             copy = await self._documents.write_copy(
