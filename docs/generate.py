@@ -124,6 +124,8 @@ _JSON = {
     "save": f"{_MANIFEST}.",
     "list": "a list of manifests, newest first.",
     "show": f"{_MANIFEST}.",
+    "schedule": "`{kernel_id, every_s, cells, keep, next_due_s, last_automatic}`; "
+                "`last_automatic` is null or `{at, id, error}`.",
     "restore": "`{kernel_id, connection_file, server_url, notebook, warnings}`; `server_url` "
                "is null without a server.",
     "fork": "a list of `{kernel_id, connection_file}`.",
@@ -190,6 +192,11 @@ _ANSWERS = {
         "200: `{busy, running, recent}`. `running` is null or `{msg_id, cell_id, session, "
         "execution_count, code, outputs}`; `recent` lists the last cells with their outputs. "
         "All are null or empty for kernels of other languages than Python.",
+    "GET kernels/<kernel_id>/schedule":
+        "200: `{kernel_id, every_s, cells, keep, next_due_s, last_automatic}`. `every_s`, "
+        "`cells` and `keep` are null without a schedule, `next_due_s` is null unless it goes by "
+        "time; `last_automatic` is null or `{at, id, error}` with either `id` or `error` null.",
+    "PUT kernels/<kernel_id>/schedule": "200: what GET answers.",
     "POST kernels/<kernel_id>/fork":
         "200: a list of `{kernel_id, connection_file, notebook, session}`.",
     "GET jobs/<job_id>": "200: a job.",
@@ -335,8 +342,8 @@ _FIELDS = {
     "pinned": "whether it is kept until it is removed by hand",
     "parent": "id of the checkpoint this kernel was last saved to or restored from, or null",
     "trigger": "who asked: `manual` (command line), `magic`, `api` (server, fork, the copy made "
-               "before a restore in place), `shutdown`; `interval`, `cell` and `cull` are "
-               "reserved",
+               "before a restore in place), `shutdown`, or the kernel's schedule: `interval` and "
+               "`cell`; `cull` is reserved",
     "engine": "`process`; `variables` is reserved",
     "mode": "privilege mode of the kernel: `root`, `rootless` or `caps`",
     "notebook": "`{path, sha256}` of the document saved along, or null",

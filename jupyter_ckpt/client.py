@@ -130,6 +130,12 @@ class AgentClient:
         """Note any of session, notebook and owner in the kernel's record."""
         self.request("POST", "/session", fields)
 
+    def schedule(self, changes: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the kernel's schedule, after `changes` (see `plan.changed`) if there are any."""
+        method = "GET" if changes is None else "PUT"
+        found: dict[str, Any] = self.request(method, "/schedule", changes)
+        return found
+
     def interrupt(self) -> None:
         self.request("POST", "/interrupt")
 

@@ -20,6 +20,7 @@ from tornado import web
 
 from .errors import CheckpointError, IntegrityError, NotFound, UsageError
 from .manifest import Manifest, checked_name, checked_reference
+from .plan import read_changes
 from .server.backend import Backend
 from .server.documents import Documents, saved_document
 from .server.events import Act, EventStream
@@ -151,6 +152,31 @@ class KernelRunningHandler(CheckpointHandler):
         found = await backend.run(backend.running, record)
         self.answer({"busy": found.get("busy"), "running": found.get("running"),
                      "recent": found.get("recent", [])})
+
+
+class KernelScheduleHandler(CheckpointHandler):
+    """When a kernel is saved by itself."""
+
+    @web.authenticated
+    @authorized
+    @answering
+    async def get(self, kernel_id: str) -> None:
+        """Tell when the kernel is saved by itself."""
+        await self._answer_schedule(kernel_id, None)
+
+    @web.authenticated
+    @authorized
+    @answering
+    async def put(self, kernel_id: str) -> None:
+        """Change it: what is left out stays, null takes it away, `off` ends it."""
+        asked = self.body(every_s=(int, float, type(None)), every=(str, type(None)),
+                          cells=(int, type(None)), keep=(int, type(None)), off=(bool,))
+        await self._answer_schedule(kernel_id, read_changes(asked))
+
+    async def _answer_schedule(self, kernel_id: str, changes: dict[str, Any] | None) -> None:
+        backend = self.services.backend
+        record = await our_record(backend, self.kernel_manager, kernel_id)
+        self.answer(await backend.run(backend.schedule_of, record, changes))
 
 
 class KernelForkHandler(CheckpointHandler):
@@ -293,6 +319,7 @@ ROUTES: list[tuple[str, type[CheckpointHandler]]] = [
     (r"api/ckpt/kernels", KernelsHandler),
     (_KERNEL + r"/checkpoints", KernelSaveHandler),
     (_KERNEL + r"/running", KernelRunningHandler),
+    (_KERNEL + r"/schedule", KernelScheduleHandler),
     (_KERNEL + r"/fork", KernelForkHandler),
     (r"api/ckpt/jobs/([^/]+)", JobHandler),
     (r"api/ckpt/checkpoints", CheckpointsHandler),

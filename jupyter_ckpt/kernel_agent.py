@@ -117,6 +117,7 @@ def _serve(folder: Path, tools: Tools, told: int, lock: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     # Nobody stops the serving but the end of the process: no need to wake up and look.
     threading.Thread(target=server.serve_forever, args=(3600,), name="http", daemon=True).start()
+    server.routes.scheduler.start()
     os.write(told, b"ready")
     os.close(told)
     log.info("serving kernel %s", folder.name)

@@ -30,6 +30,7 @@ from .errors import (
 )
 from .locations import Locations
 from .manifest import Manifest
+from .plan import Schedule
 from .procfs import descendants, own_umask, rss_bytes
 from .record import Record, all_records, read_record
 from .store import Store
@@ -117,6 +118,17 @@ def find_kernel(locations: Locations, text: str | None) -> Record:
     return _only(fitting, f"fits {text!r}", "'jupyter ckpt ps' lists the kernels.")
 
 
+def schedule(
+    locations: Locations, record: Record, changes: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return when a kernel is saved by itself, after `changes` if there are any.
+
+    ``{kernel_id, every_s, cells, keep, next_due_s, last_automatic}``. Raises
+    `UsageError` for changes that make no sense; nothing is changed then.
+    """
+    return live_agent(locations, record).schedule(changes)
+
+
 def _is_foreign(path: str) -> bool:
     """Tell whether `path` is the connection file of a kernel that listens."""
     try:
@@ -148,7 +160,7 @@ def launch(
     locations: Locations, *, kernel_id: str, kernel_name: str, cmd: Sequence[str],
     env: Mapping[str, str], cwd: str, connection_file: str, language: str,
     notebook: str | None = None, session: dict[str, Any] | None = None,
-    owner: dict[str, Any] | None = None,
+    owner: dict[str, Any] | None = None, schedule: Schedule | None = None,
 ) -> Record:
     """Start a kernel in a box with an agent; return its record.
 
@@ -158,7 +170,8 @@ def launch(
     agent = start_agent(locations, kernel_id)
     body = {"kernel_name": kernel_name, "cmd": list(cmd), "env": dict(env), "cwd": cwd,
             "connection_file": connection_file, "language": language, "notebook": notebook,
-            "session": session, "owner": owner, "umask": own_umask()}
+            "session": session, "owner": owner, "umask": own_umask(),
+            "schedule": schedule.to_dict() if schedule else None}
     try:
         return Record.from_dict(agent.act("launches", body))
     except CheckpointError:

@@ -11,6 +11,8 @@ answered: the same id never acts twice and always answers the same.
 ``PUT /restores/<request_id>``          restore into this agent; also ``GET``
 ``GET /running``                        the cell that runs now, with its outputs
 ``POST /session``                       note what notebook the kernel belongs to
+``GET|PUT /schedule``                   when checkpoints are made by themselves
+``POST /cells``                         the kernel has finished as many cells as it was told
 ``POST /interrupt|/signal|/shutdown``   act on the kernel
 ======================================  =======================================
 """

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import KernelNotFound, RecordCorrupt
+from .plan import Schedule
 from .procfs import ProcessId
 from .protocol import SOCKET_NAME, checked_kernel_id
 
@@ -53,6 +54,8 @@ class Record:
     stopped to be replaced, and whoever was doing that may have died in between."""
     injected: bool = False
     """Whether the in-kernel part was given to this kernel at its start."""
+    schedule: Schedule | None = None
+    """When checkpoints are made by themselves; None: never."""
     env: dict[str, str] = field(default_factory=dict)
     """Jupyter's own variables for the kernel (JPY_SESSION_NAME, ...), never all."""
 
@@ -76,6 +79,7 @@ class Record:
             kept = {name: value for name, value in data.items() if name in known}
             for name in ("init", "root", "kernel", "agent"):
                 kept[name] = ProcessId.from_dict(kept.get(name))
+            kept["schedule"] = Schedule.from_dict(kept.get("schedule"))
             record = cls(**kept)
             checked_kernel_id(record.kernel_id)
         except Exception as error:

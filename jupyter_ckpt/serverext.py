@@ -9,10 +9,12 @@ from typing import Any
 
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_server.extension.application import ExtensionApp
-from traitlets import Bool, Enum, Unicode
+from traitlets import Bool, Enum, Integer, Unicode
 
+from .errors import UsageError
 from .handlers import ROUTES, SETTINGS_KEY, Services
 from .locations import Locations
+from .plan import Schedule, changed
 from .provisioner import PROVISIONER_NAME
 from .server import backend as backends
 from .server.adoption import Adoption
@@ -44,6 +46,12 @@ class CheckpointApp(ExtensionApp):
         'jupyter ckpt setup' installed, or one on PATH).""")
     use_for_local_kernels = Bool(True, config=True, help="""Start every local kernel whose
         kernelspec names no provisioner so that it can be checkpointed.""")
+    every = Unicode(None, allow_none=True, config=True, help="""Save every new kernel by itself
+        this often: '30s', '10m', '2h' (default: never). An idle kernel is not saved again.""")
+    cells = Integer(None, allow_none=True, config=True, help="""Save every new kernel by itself
+        after so many cells (default: never).""")
+    keep = Integer(None, allow_none=True, config=True, help="""How many automatic checkpoints
+        of each notebook stay (default: 5).""")
     on_shutdown = Enum(POLICIES, "stop", config=True, help="""What becomes of the kernels when the
         server is shut down: 'save-and-stop', 'leave-running' (the next server in the same folder
         shows them again) or 'stop'.""")
@@ -59,6 +67,7 @@ class CheckpointApp(ExtensionApp):
         store = Path(self.store_dir).expanduser() if self.store_dir else None
         self.backend = Backend(Locations.default(store))
         self.backend.owner = this_process(app.root_dir, app.connection_url)
+        self.backend.schedule = self._default_schedule()
         backends.use(self.backend)
         documents = Documents(app.contents_manager)
         self.settings[SETTINGS_KEY] = self._services(documents)
@@ -68,6 +77,17 @@ class CheckpointApp(ExtensionApp):
         # Before the journal: what adoption recreates stands in the records already.
         self._adopt()
         self.journal.install()
+
+    def _default_schedule(self) -> Schedule | None:
+        """Return the schedule of new kernels; a senseless one is named and not used."""
+        named = {"every": self.every, "cells": self.cells, "keep": self.keep}
+        given = {name: value for name, value in named.items() if value is not None}
+        try:
+            return changed(None, given) if given else None
+        except UsageError as error:
+            self.log.error("Kernels start without automatic checkpoints: CheckpointApp.%s: %s",
+                           "/".join(given), error.message)
+            return None
 
     def initialize_handlers(self) -> None:
         self.handlers.extend(ROUTES)

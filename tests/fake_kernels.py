@@ -17,6 +17,7 @@ from jupyter_ckpt.cli.main import main
 from jupyter_ckpt.errors import AmbiguousId, CheckpointError, KernelNotFound
 from jupyter_ckpt.locations import Locations
 from jupyter_ckpt.manifest import Manifest, new_id, utc_now
+from jupyter_ckpt.plan import Schedule, changed
 from jupyter_ckpt.procfs import ProcessId
 from jupyter_ckpt.protocol import Job
 from jupyter_ckpt.record import Record
@@ -59,6 +60,7 @@ class FakeKernels:
     """Raised by the next act."""
     cancelled: list[str] = field(default_factory=list)
     cancel_failure: CheckpointError | None = None
+    last_automatic: dict[str, Any] | None = None
 
     def add(self, kernel_id: str = KERNEL_ID, **changes: Any) -> Record:
         record = Record(kernel_id=kernel_id, kernel=ProcessId.of(os.getpid()),
@@ -128,6 +130,16 @@ class FakeKernels:
         self._act("fork", kernel_id=record.kernel_id, n=n)
         return [{"kernel_id": f"copy-{i}", "connection_file": f"/run/kernel-copy-{i}.json",
                  "pid": i} for i in range(n)]
+
+    def schedule(self, loc: Locations, record: Record,
+                 changes: dict[str, Any] | None = None) -> dict[str, Any]:
+        self._act("schedule", kernel_id=record.kernel_id, changes=changes)
+        if changes is not None:
+            record.schedule = changed(record.schedule, changes)
+        there = record.schedule
+        found = {**there.to_dict(), "keep": there.kept} if there else Schedule().to_dict()
+        return {"kernel_id": record.kernel_id, **found, "next_due_s": there and there.every_s,
+                "last_automatic": self.last_automatic}
 
     def stop(self, loc: Locations, record: Record) -> None:
         self._act("stop", kernel_id=record.kernel_id)

@@ -55,6 +55,7 @@ class FakeAgent:
         self.asked: list[tuple[str, str, Any]] = []
         self.jobs: dict[str, dict[str, Any]] = {}
         self.checkpoints: list[dict[str, Any]] = []
+        self.schedule: dict[str, Any] = {}
         self.refusal: tuple[int, dict[str, Any]] | None = None
         agent = self
 
@@ -70,7 +71,7 @@ class FakeAgent:
                 self.end_headers()
                 self.wfile.write(text)
 
-            do_GET = do_PUT = do_DELETE = _answer
+            do_GET = do_PUT = do_DELETE = do_POST = _answer
 
             def log_message(self, *_: Any) -> None:
                 return
@@ -84,6 +85,10 @@ class FakeAgent:
     def answer(self, method: str, path: str) -> tuple[int, Any]:
         if self.refusal is not None:
             return self.refusal
+        if path == "/schedule":
+            return 200, self.schedule
+        if path == "/cells":
+            return 202, {"accepted": True, "cells": self.schedule.get("cells")}
         if path == "/list":
             return 200, self.checkpoints
         request_id = path.rsplit("/", 1)[-1]

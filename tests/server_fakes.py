@@ -26,6 +26,7 @@ from jupyter_client.connect import write_connection_file
 
 from jupyter_ckpt import errors
 from jupyter_ckpt.manifest import Manifest, new_id, utc_now
+from jupyter_ckpt.plan import Schedule, changed
 from jupyter_ckpt.procfs import ProcessId
 from jupyter_ckpt.protocol import Job
 from jupyter_ckpt.record import Record, all_records, read_record, record_folder, write_record
@@ -70,17 +71,27 @@ def list_kernels(loc: Any) -> list[dict[str, Any]]:
 
 def launch(loc: Any, *, kernel_id: str, kernel_name: str, cmd: list[str], env: dict[str, str],
            cwd: str, connection_file: str, language: str, notebook: str | None = None,
-           session: Any = None, owner: Any = None) -> Record:
+           session: Any = None, owner: Any = None,
+           schedule: Schedule | None = None) -> Record:
     folder = record_folder(loc.runtime_dir, kernel_id)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     process = subprocess.Popen(cmd, env=env, cwd=cwd, start_new_session=True,
                                stdin=subprocess.DEVNULL)
     record = Record(kernel_id, kernel_name, language, cwd=cwd, connection_file=connection_file,
                     kernel=ProcessId.of(process.pid), owner=owner, session=session,
-                    notebook=notebook,
+                    notebook=notebook, schedule=schedule,
                     env={k: v for k, v in env.items() if k.startswith("JPY_")})
     write_record(folder, record)
     return record
+
+
+def schedule(loc: Any, record: Record, changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    folder = record_folder(loc.runtime_dir, record.kernel_id)
+    if changes is not None:
+        record = replace(read_record(folder), schedule=changed(record.schedule, changes))
+        write_record(folder, record)
+    found = record.schedule.to_dict() if record.schedule else Schedule().to_dict()
+    return {"kernel_id": record.kernel_id, **found, "next_due_s": None, "last_automatic": None}
 
 
 def _kill(record: Record) -> None:

@@ -94,6 +94,8 @@ class Shell:
             "JUPYTER_CKPT_MODE": mode, "JUPYTER_CKPT_CRIU": str(criu),
             "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "agg",
         }
+        if "PYTHONPATH" in os.environ:  # a checkout other than the installed one is tested
+            self.environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
         self._prefix = prefix() if mode != "root" and os.geteuid() == 0 else []
 
     def run(self, *argv: str) -> subprocess.CompletedProcess[str]:

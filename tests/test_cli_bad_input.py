@@ -69,6 +69,7 @@ def test_the_beginning_of_two_ids(shell: Shell, verb) -> None:
 
 @pytest.mark.parametrize("args", [
     ("save", "nothere"), ("fork", "nothere"), ("stop", "nothere"), ("list", "nothere"), ("save",),
+    ("schedule", "nothere"), ("schedule", "nothere", "--every", "10m"),
 ])
 def test_a_kernel_that_does_not_run(shell: Shell, args) -> None:
     check(shell.run(*args, "--json"), 3, "kernel-not-found")
@@ -101,7 +102,7 @@ def test_a_name_that_exists(shell: Shell) -> None:
 @pytest.mark.parametrize("args", [
     (), ("nonsense",), ("save", "a", "b"), ("save", "--colour"), ("show",), ("rm",), ("--json",),
     ("fork", "k", "-n", "0"), ("fork", "k", "-n", "many"), ("restore", "x", "--files", "burn"),
-    ("restore", "x", "--wait", "-1"), ("schedule", "x"),
+    ("restore", "x", "--wait", "-1"), ("schedule",), ("schedule", "k", "--cells", "few"),
 ])
 def test_a_command_line_that_makes_no_sense(shell: Shell, args) -> None:
     ran = shell.run(*args, "--json")
@@ -112,6 +113,19 @@ def test_a_command_line_that_makes_no_sense(shell: Shell, args) -> None:
     if "--json" not in args:
         assert human.out == ""
         assert human.err
+
+
+@pytest.mark.parametrize("args", [
+    ("--every", "soon"), ("--every", ""), ("--every", "-5m"), ("--every", "9s"),
+    ("--every", "31d"), ("--every", "1e3"), ("--every", "inf"), ("--every", "10 weeks"),
+    ("--cells", "0"), ("--cells", "-3"), ("--cells", "10001"), ("--keep", "0"),
+    ("--keep", "1001", "--cells", "1"), ("--keep", "3"), ("--off", "--every", "10m"),
+])
+def test_a_schedule_that_cannot_be(shell: Shell, args) -> None:
+    record = shell.kernels.add()
+    ran = shell.run("schedule", KERNEL_ID, *args, "--json")
+    check(ran, 2, "usage")
+    assert record.schedule is None
 
 
 def test_restore_in_place_and_new_exclude_each_other(shell: Shell) -> None:

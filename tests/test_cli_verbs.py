@@ -192,3 +192,28 @@ def test_another_store_is_used_when_named(shell: Shell) -> None:
     assert shell.run("list", "--json").document == []
     listed = shell.run("list", "--store", str(shell.folder / "elsewhere"), "--json").document
     assert [m["id"] for m in listed] == [ran.document["id"]]
+
+
+def test_schedule_is_set_shown_and_switched_off(shell: Shell) -> None:
+    shell.kernels.add()
+    ran = shell.run("schedule", KERNEL_ID[:6], "--every", "10m", "--keep", "3", "--json")
+    wanted = {"kernel_id": KERNEL_ID, "every_s": 600.0, "cells": None, "keep": 3,
+              "next_due_s": 600.0, "last_automatic": None}
+    assert (ran.code, ran.document) == (0, wanted)
+    assert shell.run("schedule", KERNEL_ID, "--json").document == wanted
+    assert shell.kernels.calls[-1][1]["changes"] is None
+    ran = shell.run("schedule", KERNEL_ID, "--cells", "5")
+    assert ran.out.strip() == (
+        "Automatic checkpoints every 10m and after every 5 cells; the last 3 are kept.")
+    assert "Due in 10 min" in ran.err
+    assert shell.run("schedule", KERNEL_ID, "--off").out.strip() == "No automatic checkpoints."
+
+
+def test_schedule_tells_how_the_last_one_went(shell: Shell) -> None:
+    shell.kernels.add()
+    shell.kernels.last_automatic = {"at": "2026-01-01T00:00:00.000Z", "id": "ab" * 8, "error": None}
+    assert "abababab" in shell.run("schedule", KERNEL_ID).err
+    shell.kernels.last_automatic = {"at": "2026-01-01T00:00:00.000Z", "id": None,
+                                    "error": {"message": "The disk is full."}}
+    ran = shell.run("schedule", KERNEL_ID)
+    assert (ran.code, "failed: The disk is full." in ran.err) == (0, True)

@@ -150,11 +150,6 @@ def test_list_shows_the_agents_checkpoints(kernel: InjectedKernel, agent: FakeAg
     assert kernel.value("[c.id[:4] for c in _]") == ["3f2a", "bbbb"]
 
 
-def test_schedules_are_refused_in_one_sentence(kernel: InjectedKernel, agent: FakeAgent) -> None:
-    assert "cannot save on a schedule yet" in kernel.run("%checkpoint --every 10m")
-    assert agent.asked == []
-
-
 def test_bad_options_are_usage_errors(kernel: InjectedKernel) -> None:
     assert "%checkpoint? shows" in kernel.run("%checkpoint --nonsense")
     assert "No closing quotation" in kernel.run("%checkpoint 'x")

@@ -15,7 +15,8 @@ from jupyter_ckpt.manifest import Manifest, new_id, utc_now
 from jupyter_ckpt.store import Store
 
 VERBS = [("GET", "doctor"), ("GET", "kernels"), ("POST", "kernels/some-kernel/checkpoints"),
-         ("GET", "kernels/some-kernel/running"), ("POST", "kernels/some-kernel/fork"),
+         ("GET", "kernels/some-kernel/running"), ("GET", "kernels/some-kernel/schedule"),
+         ("PUT", "kernels/some-kernel/schedule"), ("POST", "kernels/some-kernel/fork"),
          ("GET", "jobs/some-job-id"), ("GET", "checkpoints"), ("GET", "checkpoints/abcdef"),
          ("PATCH", "checkpoints/abcdef"), ("DELETE", "checkpoints/abcdef"),
          ("GET", "checkpoints/abcdef/notebook"), ("POST", "checkpoints/abcdef/restore")]
@@ -107,6 +108,18 @@ c.ServerApp.authorizer_class = NoCheckpoints
     ("POST", "kernels/no-such-kernel/fork", {"n": True}, 400, "usage"),
     ("POST", "kernels/no-such-kernel/fork", {"n": 1}, 404, "kernel-not-found"),
     ("GET", "kernels/no-such-kernel/running", None, 404, "kernel-not-found"),
+    ("GET", "kernels/no-such-kernel/schedule", None, 404, "kernel-not-found"),
+    ("GET", "kernels/..%2f..%2fx/schedule", None, 400, "protocol"),
+    ("PUT", "kernels/no-such-kernel/schedule", {"every": "10m"}, 404, "kernel-not-found"),
+    ("PUT", "kernels/no-such-kernel/schedule", {"every": "soon"}, 400, "usage"),
+    ("PUT", "kernels/no-such-kernel/schedule", {"every_s": 9.9}, 400, "usage"),
+    ("PUT", "kernels/no-such-kernel/schedule", {"every_s": True}, 400, "usage"),
+    ("PUT", "kernels/no-such-kernel/schedule", {"every": "10m", "every_s": 600}, 400, "usage"),
+    ("PUT", "kernels/no-such-kernel/schedule", {"cells": 0}, 400, "usage"),
+    ("PUT", "kernels/no-such-kernel/schedule", {"cells": 1.5}, 400, "usage"),
+    ("PUT", "kernels/no-such-kernel/schedule", {"keep": 0}, 400, "usage"),
+    ("PUT", "kernels/no-such-kernel/schedule", {"off": True, "cells": 1}, 400, "usage"),
+    ("PUT", "kernels/no-such-kernel/schedule", {"hourly": 1}, 400, "usage"),
     ("GET", "jobs/unknown-job", None, 404, "job-not-found"),
     ("GET", "jobs/x", None, 400, "protocol"),
 ])
@@ -199,6 +212,21 @@ def test_kernel_without_agent_is_named(server: Server) -> None:
     answer = server.request("POST", f"/api/ckpt/kernels/{kernel}/checkpoints", {})
     assert (answer.status_code, answer.json()["error"]["id"]) == (409, "not-our-kernel")
     assert server.home.record(kernel) is None
+    assert server.request("DELETE", f"/api/kernels/{kernel}").status_code == 204
+
+
+def test_schedule_is_set_shown_and_switched_off(server: Server) -> None:
+    kernel = server.ok("POST", "/api/kernels", {})["id"]
+    path = f"/api/ckpt/kernels/{kernel}/schedule"
+    nothing = {"kernel_id": kernel, "every_s": None, "cells": None, "keep": None,
+               "next_due_s": None, "last_automatic": None}
+    assert server.ok("GET", path) == nothing
+    assert server.ok("PUT", path, {"every": "10m", "keep": 3})["every_s"] == 600
+    found = server.ok("PUT", path, {"cells": 4})
+    assert (found["every_s"], found["cells"], found["keep"]) == (600, 4, 3)
+    assert server.home.record(kernel)["schedule"] == {"every_s": 600, "cells": 4, "keep": 3}
+    assert server.ok("GET", path)["cells"] == 4
+    assert server.ok("PUT", path, {"off": True}) == nothing
     assert server.request("DELETE", f"/api/kernels/{kernel}").status_code == 204
 
 

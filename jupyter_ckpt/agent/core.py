@@ -7,6 +7,7 @@ import os
 import select
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from ..manifest import Manifest
 from ..procfs import ProcessId, descendants
 from ..protocol import API_VERSION, Job
 from ..record import RECORD_NAME, Record, read_record, write_record
+from .activity import Mark
 from .kernel import Kernel
 from .launch import launch
 from .restore import Prepared, Restore
@@ -46,6 +48,8 @@ class Agent:
         self.acting = ""
         self.unfinished: Record | None = None
         """The record of a kernel that has to be brought back first (`recover`)."""
+        self.news: Callable[[], None] = lambda: None
+        """Called when there is another kernel or another checkpoint of it."""
         self._on_end = on_end
         self._lock = threading.RLock()
         self._attach()
@@ -92,6 +96,7 @@ class Agent:
             kernel.record.agent = ProcessId.of(os.getpid())
             write_record(self.folder, kernel.record)
         threading.Thread(target=self._watch, args=(kernel,), name="watch", daemon=True).start()
+        self.news()
 
     def _watch(self, kernel: Kernel) -> None:
         assert kernel.record.kernel is not None
@@ -125,7 +130,8 @@ class Agent:
         if self.kernel is None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _need_kernel(self) -> Kernel:
+    def need_kernel(self) -> Kernel:
+        """Return the kernel; raise `KernelNotFound` when there is none (any more)."""
         if self.kernel is None:
             raise KernelNotFound(f"Kernel {self.folder.name} is not running.",
                                  "'jupyter ckpt list' shows what can be restored.")
@@ -146,17 +152,20 @@ class Agent:
         if self.kernel is not None:
             raise UsageError(f"Kernel {self.folder.name} is running already.")
         self._adopt(launch(self.tools, self.folder, request, job))
-        return self._need_kernel().record.to_dict()
+        return self.need_kernel().record.to_dict()
 
     def save(self, request: dict[str, Any], job: Job) -> dict[str, Any]:
-        kernel = self._need_kernel()
+        kernel = self.need_kernel()
         self.acting = "frozen"
         error: CheckpointError | None = None
         manifest: Manifest | None = None
         try:
-            manifest = Save(self._tools_for(request), kernel, request, job).run()
+            save = Save(self._tools_for(request), kernel, request, job)
+            manifest = save.run()
+            kernel.mark, kernel.saved_at = save.mark, time.monotonic()
             kernel.record.parent = manifest.id
             write_record(self.folder, kernel.record)
+            self.news()
             return manifest.to_dict()
         except CheckpointError as caught:
             error = caught
@@ -183,7 +192,7 @@ class Agent:
         tools = self._tools_for(request)
         store = tools.store()
         manifest = store.resolve(str(request.get("checkpoint", "")))
-        request = dict(request)
+        request = {name: value for name, value in request.items() if name != "schedule"}
         old = self.kernel
         if old is not None:
             self._inherit(request, old.record)
@@ -208,14 +217,20 @@ class Agent:
                 if safety is not None:
                     self._bring_back(tools, safety, old, job, error)
                 raise
+        self._adopt_restored(kernel)
+        return self._result(kernel, prepared, safety)
+
+    def _adopt_restored(self, kernel: Kernel) -> None:
+        kernel.mark = Mark.of(kernel.record.root, kernel.link.ask("status", LINK_TIMEOUT_S))
+        kernel.saved_at = time.monotonic()
         kernel.record.recover = None
         self._adopt(kernel)
-        return self._result(kernel, prepared, safety)
 
     def _inherit(self, request: dict[str, Any], record: Record) -> None:
         for name in ("owner", "session", "notebook", "connection_file"):
             if request.get(name) is None:
                 request[name] = getattr(record, name)
+        request["schedule"] = record.schedule.to_dict() if record.schedule else None
         request["epoch"] = max(int(request.get("epoch") or 0), record.epoch)
 
     def _stop(self, kernel: Kernel) -> None:
@@ -237,8 +252,7 @@ class Agent:
             store = tools.store()
             again = Restore(tools, self.folder, request, job)
             kernel = again.run(again.prepare(store, safety, work))
-        kernel.record.recover = None
-        self._adopt(kernel)
+        self._adopt_restored(kernel)
         raise RestoreFailed(
             f"{error.message} The session is again as it was before the attempt.",
             error.hint, error.log) from error
@@ -272,12 +286,12 @@ class Agent:
 
     def running(self) -> dict[str, Any]:
         """Return the running cell with its outputs; nulls when nobody can tell."""
-        answer = self._need_kernel().link.ask("running", LINK_TIMEOUT_S)
+        answer = self.need_kernel().link.ask("running", LINK_TIMEOUT_S)
         return answer or {"busy": None, "running": None, "recent": []}
 
     def listing(self) -> list[dict[str, Any]]:
         """Return the manifests of this kernel and its notebook, newest first."""
-        record = self._need_kernel().record
+        record = self.need_kernel().record
         return [
             m.to_dict() for m in self.tools.store().manifests()
             if m.kernel.get("id") == record.kernel_id
@@ -285,7 +299,7 @@ class Agent:
 
     def note_session(self, body: dict[str, Any]) -> None:
         """Note the session, notebook and owner a coordinator tells; null clears."""
-        record = self._need_kernel().record
+        record = self.need_kernel().record
         for name, kinds in (("session", (dict, type(None))), ("notebook", (str, type(None))),
                             ("owner", (dict, type(None)))):
             if name in body:
@@ -295,12 +309,12 @@ class Agent:
         write_record(self.folder, record)
 
     def interrupt(self) -> None:
-        self._need_kernel().interrupt()
+        self.need_kernel().interrupt()
 
     def signal(self, number: int) -> None:
         if not 1 <= number <= 64:
             raise ProtocolError(f"{number} is not a signal.")
-        self._need_kernel().signal(number)
+        self.need_kernel().signal(number)
 
     def dismiss(self) -> None:
         """End this agent if it has no kernel; a kernel's agent stays."""
@@ -311,6 +325,6 @@ class Agent:
     def shutdown(self) -> None:
         """End the kernel with its whole box, and then this agent."""
         with self._lock:
-            kernel = self._need_kernel()
+            kernel = self.need_kernel()
             self._bury(kernel)
         self._on_end()

@@ -32,6 +32,8 @@ class JobTable:
         self._queue: queue.SimpleQueue[tuple[Job, Act]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._busy = 0
+        self.turn = threading.Lock()
+        """Held while an act runs. Who takes it may talk to the kernel: no dump begins."""
         threading.Thread(target=self._run, name="jobs", daemon=True).start()
 
     @property
@@ -77,7 +79,8 @@ class JobTable:
         while True:
             job, act = self._queue.get()
             try:
-                self._run_one(job, act)
+                with self.turn:
+                    self._run_one(job, act)
             finally:
                 with self._lock:
                     self._busy -= 1

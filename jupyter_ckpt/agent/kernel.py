@@ -13,6 +13,7 @@ from ..box import ROOT_PID, Box, NamespaceBox, OpenBox
 from ..errors import KernelNotFound, LaunchFailed, NotOurKernel
 from ..procfs import ProcessId, command_name, descendants, rss_bytes, stat_fields
 from ..record import Record
+from .activity import Mark
 from .kernel_link import KernelLink
 
 
@@ -23,6 +24,10 @@ class Kernel:
     record: Record
     box: Box
     folder: Path
+    mark: Mark | None = None
+    """How far it was when it was last saved or restored; None: not known."""
+    saved_at: float | None = None
+    """When that was, on the monotonic clock."""
 
     @classmethod
     def attach(cls, record: Record, binary: Path, folder: Path) -> Kernel:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..box import Box, NamespaceBox, OpenBox
 from ..errors import LaunchFailed, ProtocolError
+from ..plan import Schedule
 from ..procfs import ProcessId, children_of_all
 from ..protocol import Job
 from ..record import RECORD_NAME, Record, write_record
@@ -69,7 +70,8 @@ def _record(request: dict[str, Any], mode: str, kernel_id: str) -> Record:
         connection_file=str(request.get("connection_file", "")),
         owner=request.get("owner"), session=request.get("session"),
         notebook=request.get("notebook"), injected=request.get("language") == "python",
-        env={name: env[name] for name in _ENV_KEPT if name in env})
+        env={name: env[name] for name in _ENV_KEPT if name in env},
+        schedule=Schedule.from_dict(request.get("schedule")))
 
 
 def _umask(request: dict[str, Any]) -> int:

@@ -15,6 +15,7 @@ from ..engine.openfiles import process_tree
 from ..engine.sockets import InetSockets, close_outer_connections, inet_sockets, map_ports
 from ..errors import CheckpointError, ModeUnavailable, RestoreFailed, RestoreRefused
 from ..manifest import Manifest, utc_now
+from ..plan import Schedule
 from ..procfs import ProcessId, command_name
 from ..protocol import Job
 from ..record import RECORD_NAME, Record, write_private, write_record
@@ -54,7 +55,7 @@ class Restore:
 
     ``request``: files (policy), connection (ports and key to take over, or
     None), connection_file, wait_s, shared (whether the original may live on),
-    notebook, session, owner, epoch.
+    notebook, session, owner, epoch, schedule (without one: that of the checkpoint).
     """
 
     def __init__(self, tools: Tools, folder: Path, request: dict[str, Any], job: Job) -> None:
@@ -225,7 +226,8 @@ class Restore:
             owner=request.get("owner"), session=request.get("session"),
             notebook=request.get("notebook"), parent=manifest.id,
             recover=request.get("recover"),
-            injected=details["injected"], env=details["env"])
+            injected=details["injected"], env=details["env"],
+            schedule=Schedule.from_dict(request.get("schedule", details.get("schedule"))))
 
     def _fix_up(self, kernel: Kernel, prepared: Prepared, moves: dict[int, int]) -> None:
         """Tell the kernel who it is now and write its connection file."""

@@ -17,6 +17,7 @@ from ..protocol import KERNEL_SOCKET_NAME, TRIGGERS, Job
 from ..record import write_private
 from ..store import Extent, Store
 from . import host
+from .activity import Mark
 from .frozen import FrozenFiles, copy_open_files, copy_shared_memory
 from .kernel import Kernel
 from .libraries import inventory
@@ -42,6 +43,8 @@ class Save:
         self.frozen = FrozenFiles()
         self.shared: dict[str, Path] = {}
         self.found: list[OpenFile] = []
+        self.mark: Mark | None = None
+        """How far the session was, for telling later whether it went on."""
 
     def run(self) -> Manifest:
         """Save and return the stored manifest. Raises `DumpFailed` and its kinds."""
@@ -67,6 +70,8 @@ class Save:
                 raise
             finally:
                 self._resume()
+            # The processor time only now: being saved costs the session some of it.
+            self.mark = Mark.of(self.kernel.record.root, self.status)
             self.job.enter("storing")
             manifest = self._manifest(processes, pause_s)
             return self._store(store, manifest, images, folders, began)
@@ -195,6 +200,7 @@ class Save:
             "cwd": record.cwd, "injected": record.injected, "env": record.env,
             "working_folders": folders, "cpu_flags": host.cpu()[1], "epoch": record.epoch,
             "session": record.session, "internal_ports": self.internal_ports,
+            "schedule": record.schedule.to_dict() if record.schedule else None,
         }
 
     def _add_document(self, tx: Any, manifest: Manifest) -> None:

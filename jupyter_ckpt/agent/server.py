@@ -20,6 +20,7 @@ from ..errors import CheckpointError, NotFound, ProtocolError
 from ..protocol import MAX_BODY_BYTES, REQUEST_TIMEOUT_S, SOCKET_NAME, Job, checked_request_id
 from .core import Agent
 from .jobs import JobTable
+from .schedule import Scheduler
 
 log = logging.getLogger(__name__)
 MAX_CONNECTIONS = 64
@@ -36,11 +37,13 @@ class Routes:
         self.jobs = JobTable()
         if agent.unfinished is not None:
             self.jobs.put("restores", f"recover-{agent.unfinished.recover}", agent.recover)
+        self.scheduler = Scheduler(agent, self.jobs)
         self._acts: dict[str, Callable[[dict[str, Any], Job], dict[str, Any]]] = {
             "launches": agent.launch, "checkpoints": agent.save, "restores": agent.restore}
         self._questions: dict[str, Callable[[], Any]] = {
             "/status": lambda: agent.status(self.jobs.all()),
-            "/running": agent.running, "/list": agent.listing}
+            "/running": agent.running, "/list": agent.listing,
+            "/schedule": self.scheduler.view}
 
     def answer(self, method: str, path: str, body: dict[str, Any]) -> Answer:
         """Return (status, JSON); raises `CheckpointError` for a refused request."""
@@ -49,6 +52,10 @@ class Routes:
             return self._job(method, match[1], checked_request_id(match[2]), body)
         if method == "GET" and path in self._questions:
             return 200, self._questions[path]()
+        if method == "PUT" and path == "/schedule":
+            return 200, self.scheduler.change(body)
+        if method == "POST" and path == "/cells":
+            return 202, self.scheduler.cells_done()
         if method == "POST":
             return self._act(path, body)
         raise NotFound(f"There is no {method} {path[:100]} here.")

@@ -60,6 +60,10 @@ class Kernels(Protocol):
         self, loc: Locations, record: Record, n: int = 1, on_progress: OnProgress | None = None,
     ) -> list[dict[str, Any]]: ...
 
+    def schedule(
+        self, loc: Locations, record: Record, changes: dict[str, Any] | None = None,
+    ) -> dict[str, Any]: ...
+
     def stop(self, loc: Locations, record: Record) -> None: ...
 
 

@@ -25,6 +25,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "show": "show:show",
         "restore": "restore:restore",
         "fork": "fork:fork",
+        "schedule": "schedule:schedule",
     },
     "Kernels": {
         "ps": "ps:ps",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import Any
 
 from .outputs import LIMIT_BYTES, Outputs, placeholder
@@ -50,6 +51,9 @@ class Journal:
         self._lock = threading.Lock()
         self._busy = 0
         self._requests: OrderedDict[str, Request] = OrderedDict()
+        self._cells_run = 0
+        self.on_cell_end: Callable[[], None] = lambda: None
+        """Called after each cell, on its thread; it must not wait."""
         self.problem: str | None = None
         """Why outputs are not followed, None while they are."""
 
@@ -88,8 +92,11 @@ class Journal:
     def _end(self, request: Request | None) -> None:
         with self._lock:
             self._busy -= 1
-            if request is not None:
-                request.finished = True
+            if request is None:
+                return
+            request.finished = True
+            self._cells_run += 1
+        self.on_cell_end()
 
     # -- outputs ----------------------------------------------------------------------
 
@@ -146,11 +153,12 @@ class Journal:
         return self._busy > 0
 
     def status(self) -> dict[str, Any]:
-        """Return {execution_count, busy, running}; the count is that of the last cell."""
+        """Return {execution_count, busy, cells_run, running}; the first is of the last cell."""
         with self._lock:
             running = self._running()
             count = running.execution_count if running else int(self._shell.execution_count) - 1
             return {"execution_count": max(count, 0), "busy": self._busy > 0,
+                    "cells_run": self._cells_run,
                     "running": running.to_dict() if running else None}
 
     def running(self) -> dict[str, Any]:

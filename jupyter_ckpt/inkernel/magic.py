@@ -9,10 +9,8 @@ from typing import Any, NoReturn
 
 from .checkpoint import Checkpoint, CheckpointList
 from .failures import CheckpointFailed
+from .schedule import sentence
 from .session import Session
-
-NO_SCHEDULES = ("%checkpoint cannot save on a schedule yet: --every, --cells, --keep and --off "
-                "do nothing in this version. Nothing was saved; %checkpoint saves once.")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -27,8 +25,8 @@ def _parser() -> _Parser:
     parser.add_argument("--pin", action="store_true")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--every")
-    parser.add_argument("--cells")
-    parser.add_argument("--keep")
+    parser.add_argument("--cells", type=int)
+    parser.add_argument("--keep", type=int)
     parser.add_argument("--off", action="store_true")
     return parser
 
@@ -55,10 +53,17 @@ class CheckpointMagic:
             options = _parser().parse_args(shlex.split(line))
         except ValueError as error:
             raise UsageError(f"{error}. %checkpoint? shows how to use it.") from None
-        if options.every or options.cells or options.keep or options.off:
-            print(NO_SCHEDULES, file=sys.stderr)
-            return None
+        changes = {name: getattr(options, name) for name in ("every", "cells", "keep")
+                   if getattr(options, name) is not None}
+        if options.off:
+            changes["off"] = True
+        if changes and (options.name or options.note or options.pin or options.list):
+            raise UsageError("%checkpoint either saves now or sets a schedule: one at a time.")
         try:
+            if changes:
+                print(sentence(self._session.schedule(changes)))
+                return None
+            self._tell_failure()
             if options.list:
                 return CheckpointList(Checkpoint(m) for m in self._session.agent.checkpoints())
             name = " ".join(options.name) or None
@@ -69,6 +74,13 @@ class CheckpointMagic:
             error._render_traceback_ = lambda: [line]  # type: ignore[attr-defined]
             raise
         return self._shown(found)
+
+    def _tell_failure(self) -> None:
+        """Say once that an automatic checkpoint failed: nobody was there to be told."""
+        if self._session.cells.scheduled:
+            news = self._session.failure_news.sentence()
+            if news:
+                print(news, file=sys.stderr)
 
     def _shown(self, found: Checkpoint) -> Checkpoint:
         _display(found)
@@ -110,6 +122,7 @@ HELP = """Save this whole session, as it is now, to be restored later.
 
     %checkpoint [NAME] [--note TEXT] [--pin]
     %checkpoint --list
+    %checkpoint [--every SPAN] [--cells N] [--keep N] | --off
 
 Everything is saved: variables, imports, open files, threads, child processes
 and the very place in the code where the session is now. It stands still for a
@@ -119,6 +132,14 @@ NAME          a name for the checkpoint; it may have spaces
 --note TEXT   a remark of any length that fits in quotes
 --pin         keep it: tidying up never removes a pinned checkpoint
 --list        show the checkpoints of this notebook instead of saving
+
+--every SPAN  save by itself every 30s, 10m or 2h, also in the middle of a
+              cell, but not when nothing has happened since the last time
+--cells N     save by itself after every N cells
+--keep N      how many automatic checkpoints stay (5); older ones are removed,
+              never one that has a name, is pinned or was made by hand
+--off         no automatic checkpoints any more
+
 
 Restore one from the Checkpoints panel of JupyterLab, or in a terminal with
 
@@ -152,5 +173,4 @@ nothing, except ip.CheckpointRefused, which calls the checkpoint off:
         database.connect()
 
 Ctrl-C (Interrupt) ends the wait for a checkpoint that takes too long.
---every, --cells, --keep and --off, for saving on a schedule, do nothing yet.
 """

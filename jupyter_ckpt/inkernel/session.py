@@ -17,6 +17,7 @@ from .identity import Identity
 from .journal import Journal
 from .link import Link
 from .mainthread import MainThread, in_thread
+from .schedule import CellCount, FailureNews
 from .silence import Deadline, Silence
 from .variables import largest_variables
 from .waiter import Waiter
@@ -39,6 +40,9 @@ class Session:
         self.on_restore = Hooks("restore")
         self.silence = Silence()
         self.agent = AgentClient(runtime, self.silence)
+        self.cells = CellCount(self.agent)
+        self.journal.on_cell_end = self.cells.cell_ended
+        self.failure_news = FailureNews(self.agent)
         self.main = MainThread(shell.kernel, lambda: self.journal.is_busy)
         self.epoch = 1
         self._lock = threading.Lock()
@@ -79,6 +83,15 @@ class Session:
             with self._lock:
                 self._waiters.pop(waiter.request_id, None)
 
+    def schedule(self, changes: dict[str, Any]) -> dict[str, Any]:
+        """Change when checkpoints are made by themselves; return the agent's answer.
+
+        Raises `CheckpointFailed`; nothing is changed then.
+        """
+        answer: dict[str, Any] = self.agent.ask("PUT", "/schedule", changes)
+        self.cells.follow(answer, leave_out=1)  # the cell that asks is no work to save
+        return answer
+
     def _cancel(self, request_id: str) -> None:
         try:
             self.agent.cancel(request_id)
@@ -93,6 +106,7 @@ class Session:
             "ping": self._ping, "status": self._status, "running": self._running,
             "quiesce": self._quiesce, "resume": self._resume,
             "finished": self._finished, "restored": self._restored,
+            "schedule": self._schedule,
         }.get(str(op.get("op")))
         if handler is None:
             return _no("protocol", f"Unknown request {op.get('op')!r}.")
@@ -108,6 +122,10 @@ class Session:
 
     def _running(self, _: dict[str, Any]) -> dict[str, Any]:
         return {"ok": True, **self.journal.running()}
+
+    def _schedule(self, op: dict[str, Any]) -> dict[str, Any]:
+        self.cells.follow(op)
+        return {"ok": True}
 
     def _quiesce(self, op: dict[str, Any]) -> dict[str, Any]:
         request_id = str(op.get("request_id") or "")

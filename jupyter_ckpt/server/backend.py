@@ -33,6 +33,7 @@ from ..errors import (
 )
 from ..locations import Locations
 from ..manifest import Manifest
+from ..plan import Schedule
 from ..privileges import decide_mode
 from ..protocol import Job
 from ..record import Record, all_records, read_record, record_folder, write_record
@@ -56,6 +57,8 @@ class Backend:
     def __init__(self, locations: Locations) -> None:
         self.locations = locations
         self.owner: dict[str, Any] | None = None
+        self.schedule: Schedule | None = None
+        """What new kernels are started with; None: they are saved by hand."""
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="ckpt")
 
     async def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -103,7 +106,8 @@ class Backend:
         return kernels.list_kernels(self.locations)
 
     def launch(self, **arguments: Any) -> Record:
-        return kernels.launch(self.locations, owner=self.owner, **arguments)
+        return kernels.launch(self.locations, owner=self.owner, schedule=self.schedule,
+                              **arguments)
 
     def require_process_checkpoints(self) -> None:
         """Raise the `NotPossibleHere` that says why no process can be saved here."""
@@ -152,6 +156,12 @@ class Backend:
 
     def restore(self, manifest: Manifest, **arguments: Any) -> dict[str, Any]:
         return kernels.restore(self.locations, manifest, owner=self.owner, **arguments)
+
+    def schedule_of(
+        self, record: Record, changes: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Return when a kernel is saved by itself, after `changes` if there are any."""
+        return kernels.schedule(self.locations, record, changes)
 
     def fork(self, record: Record, copies: int, on_progress: OnProgress) -> list[dict[str, Any]]:
         return kernels.fork(self.locations, record, copies, on_progress)

@@ -1,0 +1,62 @@
+"""Whether a kernel has done anything since it was last saved."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..procfs import ProcessId, descendants, stat_fields
+
+CPU_NOISE_S = 0.1
+NOISE_SHARE = 1e-4
+"""What an idle kernel may use besides, per second: heartbeats and our questions."""
+_TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How far a kernel was at one moment."""
+
+    cells: int | None
+    """Cells it had run; None when nobody can tell (other languages than Python)."""
+    busy: bool
+    cpu_s: float
+    at: float
+
+    @classmethod
+    def of(cls, root: ProcessId | None, status: dict[str, Any] | None) -> Mark:
+        """Return the mark of the tree below `root`, with what the kernel said of itself."""
+        said = status or {}
+        cells = said.get("cells_run")
+        return cls(cells if isinstance(cells, int) else None, bool(said.get("busy")),
+                   cpu_s(root), time.monotonic())
+
+    def allowing(self, cost_s: float) -> Mark:
+        """Return this mark as if the tree had used `cost_s` more until then."""
+        return replace(self, cpu_s=self.cpu_s + max(0.0, cost_s))
+
+    def is_beyond(self, earlier: Mark | None) -> bool:
+        """Tell whether the kernel went on between `earlier` and this moment.
+
+        Without an earlier one: whether it has ever done anything.
+        """
+        if self.busy:
+            return True
+        if earlier is None:
+            return self.cells != 0
+        if earlier.busy or self.cells != earlier.cells:
+            return True
+        noise_s = CPU_NOISE_S + NOISE_SHARE * (self.at - earlier.at)
+        return self.cpu_s - earlier.cpu_s > noise_s
+
+
+def cpu_s(root: ProcessId | None) -> float:
+    """Return the processor time of a tree, its ended processes included."""
+    ticks = 0
+    for pid in descendants(root.pid) if root is not None and root.is_alive() else ():
+        fields = stat_fields(pid)
+        if fields is not None:
+            ticks += sum(map(int, fields[11:15]))  # its own, and that of awaited children
+    return ticks * _TICK_S

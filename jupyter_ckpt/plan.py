@@ -1,0 +1,142 @@
+"""The schedule of a kernel's automatic checkpoints: its limits and its spellings.
+
+The one place that decides what a schedule may be. Records, requests, options
+and configuration all pass through here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .errors import UsageError
+
+MIN_EVERY_S = 10.0
+MAX_EVERY_S = 30 * 86400.0
+MAX_CELLS = 10_000
+MAX_KEEP = 1_000
+DEFAULT_KEEP = 5
+AUTOMATIC = ("interval", "cell")
+"""The triggers of checkpoints nobody asked for by hand."""
+
+_UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,3})?) *(s|m|min|h|d)?", re.ASCII)
+_SPAN_HINT = "Write it like 30s, 10m or 2h."
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Save every so many seconds, after so many cells, or both; keep the last few."""
+
+    every_s: float | None = None
+    cells: int | None = None
+    keep: int | None = None
+    """How many automatic checkpoints stay; None: `DEFAULT_KEEP`."""
+
+    @property
+    def kept(self) -> int:
+        return DEFAULT_KEEP if self.keep is None else self.keep
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"every_s": self.every_s, "cells": self.cells, "keep": self.keep}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Schedule | None:
+        """Return the schedule that a record or a request holds, None for none.
+
+        Raises `UsageError` for one that cannot be.
+        """
+        return None if data is None else changed(None, data)
+
+
+def changed(present: Schedule | None, changes: Any) -> Schedule | None:
+    """Return `present` with `changes`: ``{"every_s"|"every", "cells", "keep"}`` or ``{"off"}``.
+
+    What is left out stays as it is, null takes it away. Raises `UsageError`.
+    """
+    wanted = read_changes(changes)
+    if wanted.pop("off", False):
+        return None
+    found = replace(present or Schedule(), **wanted)
+    if found.every_s is not None or found.cells is not None:
+        return found
+    if found.keep is not None and wanted.get("keep") is not None:
+        raise UsageError("How many checkpoints are kept means nothing without a schedule.",
+                         "Say also how often: --every 10m or --cells 5.")
+    return None
+
+
+def read_changes(changes: Any) -> dict[str, Any]:
+    """Return `changes` checked, with ``every`` as ``every_s``; raise `UsageError`."""
+    if not isinstance(changes, dict):
+        raise UsageError("A schedule is a JSON object.")
+    found = dict(changes)
+    for name in found:
+        if name not in ("every", "every_s", "cells", "keep", "off"):
+            raise UsageError(f"The field {str(name)[:40]!r} is unknown in a schedule.",
+                             "Known: every, every_s, cells, keep, off.")
+    if "every" in found:
+        if "every_s" in found:
+            raise UsageError("'every' and 'every_s' are two words for the same.", "Give one.")
+        every = found.pop("every")
+        found["every_s"] = None if every is None else parse_span(every)
+    if type(found.get("off", False)) is not bool:
+        raise UsageError("'off' is true or false.")
+    if found.get("off") and len(found) > 1:
+        raise UsageError("A schedule is either switched off or set.",
+                         "Leave out --off, or everything else.")
+    if found.get("every_s") is not None:
+        found["every_s"] = _checked_span(found["every_s"])
+    for name, most in (("cells", MAX_CELLS), ("keep", MAX_KEEP)):
+        if found.get(name) is not None:
+            _check_count(name, found[name], most)
+    return found
+
+
+def parse_span(text: object) -> float:
+    """Return the seconds that ``30s``, ``10m``, ``2h``, ``1d`` or ``90`` stand for.
+
+    Raises `UsageError` for anything else; the limits are not looked at.
+    """
+    match = _SPAN.fullmatch(text.strip()) if isinstance(text, str) else None
+    if match is None:
+        raise UsageError(f"{str(text)[:40]!r} is not a span of time.", _SPAN_HINT)
+    return float(match[1]) * _UNITS_S[match[2] or ""]
+
+
+def _checked_span(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise UsageError("'every_s' is a number of seconds.")
+    if not MIN_EVERY_S <= value <= MAX_EVERY_S:
+        raise UsageError(
+            f"A checkpoint can be made every {span_text(MIN_EVERY_S)} at most and every "
+            f"{span_text(MAX_EVERY_S)} at least, not every {span_text(float(value))}.", _SPAN_HINT)
+    return float(value)
+
+
+def _check_count(name: str, value: object, most: int) -> None:
+    if type(value) is not int or not 1 <= value <= most:
+        raise UsageError(f"'{name}' is a whole number from 1 to {most}.")
+
+
+def span_text(span_s: float) -> str:
+    """Return a span as `parse_span` reads it, in the largest unit that is exact."""
+    for unit, unit_s in (("d", 86400), ("h", 3600), ("m", 60)):
+        if span_s >= unit_s and span_s % unit_s == 0:
+            return f"{span_s / unit_s:.0f}{unit}"
+    return f"{span_s:g}s"
+
+
+def sentence(schedule: dict[str, Any]) -> str:
+    """Return one line for people about what ``GET /schedule`` answers."""
+    parts = []
+    if schedule.get("every_s") is not None:
+        parts.append(f"every {span_text(float(schedule['every_s']))}")
+    if schedule.get("cells") is not None:
+        count = schedule["cells"]
+        parts.append("after every cell" if count == 1 else f"after every {count} cells")
+    if not parts:
+        return "No automatic checkpoints."
+    return f"Automatic checkpoints {' and '.join(parts)}; the last {schedule['keep']} are kept."

@@ -1,0 +1,84 @@
+"""What a schedule may be, however it is spelled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jupyter_ckpt.errors import RecordCorrupt, UsageError
+from jupyter_ckpt.plan import Schedule, changed, parse_span, read_changes, sentence, span_text
+from jupyter_ckpt.record import Record, read_record, write_record
+
+
+@pytest.mark.parametrize(("text", "seconds"), [
+    ("30s", 30), ("10m", 600), ("10 min", 600), ("2h", 7200), ("1d", 86400), ("90", 90),
+    ("1.5h", 5400), (" 10m ", 600)])
+def test_span_is_read(text: str, seconds: float) -> None:
+    assert parse_span(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "-5m", "1e3", "inf", "nan", "10 weeks", "1:30",
+                                  "\u0661\u0660m", "9" * 40, "1.", None, 5])
+def test_what_is_no_span_is_refused(text: Any) -> None:
+    with pytest.raises(UsageError, match="span of time"):
+        parse_span(text)
+
+
+@pytest.mark.parametrize("seconds", [10, 30, 90, 600, 5400, 86400, 12.5])
+def test_span_is_written_as_it_is_read(seconds: float) -> None:
+    assert parse_span(span_text(seconds)) == seconds
+
+
+@pytest.mark.parametrize("changes", [
+    [], "10m", 5, {"hourly": 1}, {"every_s": 9.9}, {"every_s": float("nan")},
+    {"every_s": float("inf")}, {"every_s": True}, {"every_s": "600"}, {"every_s": 2592001},
+    {"cells": 0}, {"cells": True}, {"cells": "5"}, {"cells": 10001}, {"keep": 0},
+    {"keep": 1001}, {"off": 1}, {"off": True, "keep": 1}, {"every": "10m", "every_s": 600},
+])
+def test_senseless_changes_are_refused(changes: Any) -> None:
+    with pytest.raises(UsageError):
+        read_changes(changes)
+
+
+def test_what_is_left_out_stays_and_null_takes_away() -> None:
+    first = changed(None, {"every": "10m", "keep": 2})
+    assert first == Schedule(600.0, None, 2)
+    both = changed(first, {"cells": 3})
+    assert both == Schedule(600.0, 3, 2)
+    assert changed(both, {"every_s": None}) == Schedule(None, 3, 2)
+    assert changed(both, {}) == both
+    assert changed(both, {"off": True}) is None
+    assert changed(both, {"off": False}) == both
+    assert changed(both, {"every_s": None, "cells": None}) is None
+
+
+def test_keep_alone_is_no_schedule() -> None:
+    with pytest.raises(UsageError, match="without a schedule"):
+        changed(None, {"keep": 3})
+
+
+def test_sentence_for_people() -> None:
+    assert sentence(Schedule().to_dict()) == "No automatic checkpoints."
+    assert sentence({"every_s": 90, "cells": 1, "keep": 5}) == (
+        "Automatic checkpoints every 90s and after every cell; the last 5 are kept.")
+
+
+def test_record_keeps_the_schedule(tmp_path: Path) -> None:
+    folder = tmp_path / "kernel-0001"
+    folder.mkdir()
+    record = Record("kernel-0001", schedule=Schedule(600.0, 5))
+    write_record(folder, record)
+    assert read_record(folder) == record
+    text = json.loads((folder / "record.json").read_text())
+    assert text["schedule"] == {"every_s": 600.0, "cells": 5, "keep": None}
+    del text["schedule"]  # one written before there were schedules
+    (folder / "record.json").write_text(json.dumps(text))
+    assert read_record(folder).schedule is None
+
+
+def test_record_with_a_senseless_schedule_is_corrupt() -> None:
+    with pytest.raises(RecordCorrupt):
+        Record.from_dict({"kernel_id": "kernel-0001", "schedule": {"every_s": 0.1}})

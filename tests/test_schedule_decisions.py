@@ -1,0 +1,248 @@
+"""When the agent saves by itself: decisions, on a clock of the test's own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from inkernel_harness import until
+
+from jupyter_ckpt.agent import schedule as module
+from jupyter_ckpt.agent.activity import Mark
+from jupyter_ckpt.agent.jobs import JobTable
+from jupyter_ckpt.agent.schedule import BUSY_RETRY_S, Scheduler
+from jupyter_ckpt.errors import KernelNotFound, OutOfSpace, UsageError
+from jupyter_ckpt.plan import Schedule
+from jupyter_ckpt.procfs import ProcessId
+from jupyter_ckpt.record import Record, read_record
+
+
+class FakeLink:
+    def __init__(self) -> None:
+        self.status: dict[str, Any] | None = {"busy": False, "cells_run": 0}
+        self.told: list[dict[str, Any]] = []
+        self.deaf = False
+
+    def ask(self, op: str, timeout_s: float, **fields: Any) -> dict[str, Any] | None:
+        if op == "status":
+            return self.status
+        if self.deaf:
+            return None
+        self.told.append(fields)
+        return {"ok": True}
+
+
+class FakeKernel:
+    def __init__(self, record: Record) -> None:
+        self.record, self.link = record, FakeLink()
+        self.mark: Mark | None = None
+        self.saved_at: float | None = None
+
+    def run_a_cell(self) -> None:
+        assert self.link.status is not None
+        self.link.status["cells_run"] += 1
+
+
+class FakeAgent:
+    """An agent whose saves take no time, on a clock that only the test moves."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.now = folder, 1000.0
+        self.kernel: FakeKernel | None = None
+        self.news: Any = lambda: None
+        self.saves: list[str] = []
+        self.failure: Exception | None = None
+
+    def need_kernel(self) -> FakeKernel:
+        if self.kernel is None:
+            raise KernelNotFound("There is none.")
+        return self.kernel
+
+    def save(self, request: dict[str, Any], job: Any) -> dict[str, Any]:
+        self.saves.append(request["trigger"])
+        if self.failure is not None:
+            raise self.failure
+        kernel = self.need_kernel()
+        kernel.mark, kernel.saved_at = Mark.of(None, kernel.link.status), self.now
+        return {"id": f"{len(self.saves):016x}"}
+
+
+class Bench:
+    """A scheduler that is stepped by hand."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self.agent = FakeAgent(folder)
+        self.jobs = JobTable()
+        self.scheduler = Scheduler(
+            self.agent, self.jobs, lambda: self.agent.now)  # type: ignore[arg-type]
+
+    def kernel(self, **changes: Any) -> FakeKernel:
+        own = ProcessId.of(os.getpid())
+        record = Record(self.agent.folder.name, injected=True, root=None, kernel=own, **changes)
+        self.agent.kernel = kernel = FakeKernel(record)
+        self.scheduler.step()
+        return kernel
+
+    def later(self, seconds: float) -> list[str]:
+        """Let time pass and the scheduler look; return the triggers of all saves so far."""
+        self.agent.now += seconds
+        self.scheduler.step()
+        until(lambda: self.jobs.idle, "the saves have ended")
+        return self.agent.saves
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setattr(Scheduler, "_tidy", lambda self, kernel: None)
+    return Bench(tmp_path / "kernel-0001")
+
+
+def test_no_schedule_no_saves_and_no_waking_up(bench: Bench) -> None:
+    kernel = bench.kernel()
+    kernel.run_a_cell()
+    assert bench.later(1e6) == []
+    assert bench.scheduler._sleep_s() is None
+    assert kernel.link.told == []
+    assert bench.scheduler.view()["next_due_s"] is None
+    assert bench.scheduler.cells_done() == {"accepted": False, "cells": None}
+
+
+def test_saves_by_time_only_what_went_on(bench: Bench) -> None:
+    kernel = bench.kernel(schedule=Schedule(60.0))
+    assert bench.scheduler._sleep_s() == 60
+    assert bench.later(61) == []  # nothing was ever run
+    kernel.run_a_cell()
+    assert bench.later(30) == []
+    assert bench.later(31) == ["interval"]
+    for _ in range(20):
+        assert bench.later(61) == ["interval"]
+    assert kernel.link.status is not None
+    kernel.link.status["busy"] = True  # a cell that goes on and on
+    for count in range(2, 5):
+        assert bench.later(61) == ["interval"] * count
+    kernel.link.status["busy"] = False
+    kernel.run_a_cell()  # its end
+    assert bench.later(61) == ["interval"] * 5
+    assert bench.later(61) == ["interval"] * 5
+
+
+def test_processor_time_counts_but_an_idle_kernels_does_not() -> None:
+    earlier = Mark(cells=3, busy=False, cpu_s=10.0, at=0.0)
+    assert not Mark(3, False, 10.05, 300.0).is_beyond(earlier)
+    assert Mark(3, False, 10.2, 300.0).is_beyond(earlier)
+    assert not Mark(3, False, 10.3, 3600.0).is_beyond(earlier)  # heartbeats of an hour
+    assert Mark(4, False, 10.0, 1.0).is_beyond(earlier)
+    assert Mark(None, False, 10.0, 1.0).is_beyond(None)  # another language: who knows
+    assert not Mark(None, False, 10.0, 1.0).is_beyond(Mark(None, False, 10.0, 0.0))
+    assert Mark.of(ProcessId.of(os.getpid()), None).cpu_s > 0
+
+
+def test_kernel_that_cannot_answer_is_saved(bench: Bench) -> None:
+    kernel = bench.kernel(schedule=Schedule(60.0))
+    kernel.link.status = None
+    assert bench.later(61) == ["interval"]
+
+
+def test_a_save_by_hand_puts_the_next_one_off(bench: Bench) -> None:
+    kernel = bench.kernel(schedule=Schedule(60.0))
+    kernel.run_a_cell()
+    bench.agent.now += 40
+    kernel.saved_at = bench.agent.now
+    assert bench.later(30) == []
+    assert bench.scheduler.view()["next_due_s"] == 30
+    kernel.run_a_cell()
+    assert bench.later(31) == ["interval"]
+
+
+def test_never_two_at_once(bench: Bench) -> None:
+    kernel = bench.kernel(schedule=Schedule(60.0, 1))
+    kernel.run_a_cell()
+    with bench.jobs.turn:  # somebody's save goes on
+        bench.agent.now += 61
+        bench.scheduler.step()
+        assert bench.scheduler._job is None
+        assert bench.scheduler.cells_done()["accepted"]
+        assert not bench.scheduler.cells_done()["accepted"]
+    assert bench.later(BUSY_RETRY_S) == ["cell"]
+    assert bench.later(61) == ["cell"]
+
+
+def test_failures_are_kept_and_retried_ever_later(bench: Bench) -> None:
+    kernel = bench.kernel(schedule=Schedule(60.0, 3))
+    kernel.run_a_cell()
+    bench.agent.failure = OutOfSpace("The disk is full.", "Free some.")
+    assert len(bench.later(61)) == 1
+    last = bench.scheduler.view()["last_automatic"]
+    assert (last["id"], last["error"]["id"]) == (None, "out-of-space")
+    assert len(bench.later(61)) == 2  # at the next due time
+    assert len(bench.later(61)) == 2
+    assert len(bench.later(61)) == 3
+    for _ in range(3):
+        assert len(bench.later(61)) == 3
+    assert bench.scheduler.cells_done()["accepted"] is False
+    bench.agent.failure = None
+    assert len(bench.later(61)) == 4
+    last = bench.scheduler.view()["last_automatic"]
+    assert (last["id"], last["error"]) == (f"{4:016x}", None)
+    kernel.run_a_cell()
+    assert len(bench.later(61)) == 5  # no delay is left
+
+
+def test_unexpected_failure_is_kept_too(bench: Bench) -> None:
+    bench.kernel(schedule=Schedule(None, 1))
+    bench.agent.failure = ZeroDivisionError("division by zero")
+    assert bench.scheduler.cells_done() == {"accepted": True, "cells": 1}
+    until(lambda: bench.jobs.idle, "it has ended")
+    assert "ZeroDivisionError" in bench.scheduler.view()["last_automatic"]["error"]["message"]
+
+
+def test_change_is_written_and_told_and_a_bad_one_changes_nothing(bench: Bench) -> None:
+    kernel = bench.kernel(cwd="/somewhere")
+    assert bench.scheduler.change({"every": "1m", "cells": 4})["keep"] == 5
+    assert read_record(bench.agent.folder).schedule == Schedule(60.0, 4)
+    bench.later(0)
+    assert kernel.link.told == [{"scheduled": True, "cells": 4}]
+    with pytest.raises(UsageError):
+        bench.scheduler.change({"every": "1s"})
+    assert read_record(bench.agent.folder).schedule == Schedule(60.0, 4)
+    bench.scheduler.change({"off": True})
+    bench.later(0)
+    assert kernel.link.told[-1] == {"scheduled": False, "cells": None}
+    assert bench.scheduler._sleep_s() is None
+
+
+def test_changing_keep_does_not_put_the_next_save_off(bench: Bench) -> None:
+    bench.kernel(schedule=Schedule(60.0))
+    bench.later(40)
+    assert bench.scheduler.change({"keep": 9})["next_due_s"] == 20
+    assert bench.scheduler.change({"every": "2m"})["next_due_s"] == 120
+
+
+def test_kernel_that_is_not_up_yet_is_told_later(bench: Bench) -> None:
+    kernel = bench.kernel()
+    kernel.link.deaf = True
+    bench.scheduler.change({"cells": 2})
+    bench.later(0)
+    assert bench.scheduler._sleep_s() == pytest.approx(module.TELL_FIRST_S)
+    bench.later(0.3)
+    bench.later(100)
+    kernel.link.deaf = False
+    bench.later(module.TELL_MOST_S)
+    assert kernel.link.told == [{"scheduled": True, "cells": 2}]
+    assert bench.scheduler._sleep_s() is None
+
+
+def test_restored_kernel_begins_anew_and_is_told(bench: Bench) -> None:
+    bench.kernel(schedule=Schedule(60.0, 2))
+    bench.agent.now += 59
+    second = bench.kernel(schedule=Schedule(60.0, 2), epoch=2)
+    assert second.link.told == [{"scheduled": True, "cells": 2}]
+    assert bench.scheduler.view()["next_due_s"] == 60
+    third = bench.kernel(epoch=3)  # restored in place after the schedule was switched off
+    assert third.link.told == [{"scheduled": False, "cells": None}]
+    bench.agent.kernel = None
+    bench.scheduler.step()
+    assert bench.scheduler._sleep_s() is None
