@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -208,3 +209,28 @@ def test_errors_survive_the_trip() -> None:
             cls, "What failed.", "What to do.", "/a/log")
     assert isinstance(from_dict({"id": "of-the-future", "code": 6}), CheckpointError)
     assert from_dict({"id": "of-the-future", "code": 6}).exit_code == 6
+
+
+def test_questions_during_a_save_never_disturb_it(
+    agent: AgentClient, kernel: tuple[Shell, str, Talker]
+) -> None:
+    """A question that reached the frozen kernel would be a connection CRIU refuses."""
+    kernel[2].run("import os; big = os.urandom(100_000_000)")
+    ended = threading.Event()
+
+    def ask() -> None:
+        while not ended.is_set():
+            agent.running()
+
+    askers = [threading.Thread(target=ask) for _ in range(4)]
+    for asker in askers:
+        asker.start()
+    try:
+        for number in range(3):
+            agent.put("checkpoints", f"questioned-{number}", {})
+            assert agent.wait("checkpoints", f"questioned-{number}").state == "done"
+    finally:
+        ended.set()
+        for asker in askers:
+            asker.join()
+    assert agent.running()["busy"] is False

@@ -6,6 +6,7 @@ import os
 import signal
 import stat
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class Kernel:
             raise NotOurKernel(f"Kernel {record.kernel_id} does not run in a box.")
         return cls(record, box, folder)
 
-    @property
+    @cached_property
     def link(self) -> KernelLink:
         return KernelLink(self.folder)
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +25,28 @@ class KernelLink:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._line = threading.RLock()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the line for this thread: others' requests wait, or go without answer.
+
+        A request that reaches a frozen kernel would be a connection from outside
+        the tree, and CRIU refuses to save those.
+        """
+        with self._line:
+            yield
 
     def ask(self, op: str, timeout_s: float, **fields: Any) -> dict[str, Any] | None:
         """Send one request; return the answer, or None when none came in time."""
+        if not self._line.acquire(timeout=timeout_s):
+            return None
+        try:
+            return self._ask(op, timeout_s, fields)
+        finally:
+            self._line.release()
+
+    def _ask(self, op: str, timeout_s: float, fields: dict[str, Any]) -> dict[str, Any] | None:
         request = json.dumps({"op": op, **fields}).encode() + b"\n"
         folder = os.open(self._folder, os.O_PATH | os.O_DIRECTORY)
         try:

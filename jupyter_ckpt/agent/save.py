@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..engine.criu import Criu
 from ..engine.layout import page_runs
 from ..engine.openfiles import OpenFile, open_files, process_tree
 from ..errors import CheckpointRefused, DumpFailed, NameTaken, OutOfSpace
@@ -57,24 +58,29 @@ class Save:
             criu = self.tools.criu(self.kernel.box, self.kernel.record.mode, work)
             processes = self.kernel.processes()
             folders = self.kernel.working_folders()
-            self._quiesce()
-            self.job.enter("dumping")
-            try:
-                pause_s = criu.dump(
-                    self.kernel.root_inner_pid, images, self.kernel.box.command,
-                    lambda: self._while_frozen(images, work))
-            except OSError as error:
-                raise _disk_error(error) from error
-            except DumpFailed as error:
-                self._keep_log(error)
-                raise
-            finally:
-                self._resume()
+            with self.kernel.link.held():
+                self._quiesce()
+                pause_s = self._dump(criu, images, work)
             # The processor time only now: being saved costs the session some of it.
             self.mark = Mark.of(self.kernel.record.root, self.status)
             self.job.enter("storing")
             manifest = self._manifest(processes, pause_s)
             return self._store(store, manifest, images, folders, began)
+
+    def _dump(self, criu: Criu, images: Path, work: Path) -> float:
+        """Freeze, dump and thaw; return the pause in seconds. The kernel is quiet."""
+        self.job.enter("dumping")
+        try:
+            return criu.dump(
+                self.kernel.root_inner_pid, images, self.kernel.box.command,
+                lambda: self._while_frozen(images, work))
+        except OSError as error:
+            raise _disk_error(error) from error
+        except DumpFailed as error:
+            self._keep_log(error)
+            raise
+        finally:
+            self._resume()
 
     def _keep_log(self, error: DumpFailed) -> None:
         """Keep CRIU's log of a failed dump beside the kernel's own logs."""
