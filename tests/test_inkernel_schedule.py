@@ -22,7 +22,7 @@ def agent(kernel: InjectedKernel) -> Iterator[FakeAgent]:
     agent.close()
 
 
-LIMIT = "get_ipython().checkpoint.__self__.cells.limit"
+LIMIT = "get_ipython().checkpoint.__wrapped__.__self__.cells.limit"
 
 
 def asked_for_cells(agent: FakeAgent) -> int:

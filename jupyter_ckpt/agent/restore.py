@@ -164,6 +164,11 @@ class Restore:
             if old not in internal and any(li.port == old for li in sockets.listeners):
                 prepared.warnings.append(
                     f"Port {old} of the session is taken; what listened there now has port {new}.")
+        lost = [c for c in sockets.inner if not internal & {c.source[1], c.target[1]}]
+        if lost and prepared.details["mode"] != "root":
+            prepared.warnings.append(
+                f"{len(lost) // 2} network connection(s) between the session's own processes "
+                f"came back closed: {prepared.details['mode']} mode cannot bring them back.")
         return moves
 
     def _wait_for_pids(self, prepared: Prepared) -> None:
