@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import threading
 
 import pytest
+import requests
 from jupyter_harness import Home, Server, StartServer, wait_until
+
+from jupyter_ckpt.procfs import ProcessId
 
 pytest_plugins = ["jupyter_fixtures"]
 
@@ -258,3 +262,22 @@ def test_twenty_kernels_are_adopted_together(fake_home: Home, start: StartServer
     second = start(fake_home)
     assert {one["id"] for one in second.ok("GET", "/api/kernels")} == expected
     assert "Adopted 20 living kernels" in second.log.read_text()
+
+
+def test_shutdown_while_a_kernel_restarts_ends_the_server(home: Home, start: StartServer) -> None:
+    server = start(home)
+    kernel_id = server.open_session("a.ipynb")["kernel"]["id"]
+    server.connect(kernel_id).run("x = 1")
+    old = ProcessId.of(kernel_pid(home, kernel_id))
+    assert old is not None
+    restarting = threading.Thread(target=_restart_and_forget, args=(server, kernel_id))
+    restarting.start()
+    wait_until(lambda: not old.is_alive(), 30, "the old kernel ends")
+    server.stop()
+    restarting.join()
+    assert home.record(kernel_id) is None
+
+
+def _restart_and_forget(server: Server, kernel_id: str) -> None:
+    with contextlib.suppress(requests.RequestException):
+        server.request("POST", f"/api/kernels/{kernel_id}/restart")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Any
 
 from ..errors import CheckpointError
@@ -11,6 +12,7 @@ from ..provisioner import CheckpointProvisioner
 from ..record import Record
 from .backend import Backend
 
+SETTLE_DEADLINE_S = 20.0
 POLICIES = ("save-and-stop", "leave-running", "stop")
 
 
@@ -28,6 +30,7 @@ class Departure:
         ``save-and-stop`` leaves a kernel running whose save failed: nothing is
         ended before what replaces it is safe.
         """
+        await self._settle()
         ours = self._ours()
         if policy == "stop" or not ours:
             return
@@ -39,6 +42,20 @@ class Departure:
         if ours:
             self._log.info("Left %d kernels running; the next server in this folder shows them.",
                            len(ours))
+
+    async def _settle(self) -> None:
+        """Let no kernel begin to restart, and those that do come to their end.
+
+        Jupyter's shutdown fails on a kernel that is just starting, and the
+        server would then go on for ever with a half closed kernel manager.
+        """
+        managers = [self._kernels.get_kernel(each) for each in self._kernels.list_kernel_ids()]
+        for manager in managers:
+            manager.stop_restarter()
+        deadline = time.monotonic() + SETTLE_DEADLINE_S
+        while (any(not manager.ready.done() for manager in managers)
+               and time.monotonic() < deadline):
+            await asyncio.sleep(0.02)
 
     def _ours(self) -> dict[str, Record]:
         found = {}
