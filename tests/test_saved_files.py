@@ -136,3 +136,13 @@ def test_shared_memory_comes_back_with_folders_links_and_modes(tmp_path: Path) -
     assert (again / ".box" / "hidden").read_bytes() == b"deleted, still mapped"
     assert (again / "link").read_bytes() == b"semaphore"
     assert (again / "sem.a").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("policy", ["put-back", "keep", "abort"])
+def test_shared_memory_is_put_back_whatever_the_policy_for_files(
+    saved: Path, policy: str
+) -> None:
+    gone = entry(Path("/dev/shm/.box-of-nobody/semaphore"))
+    plan = plan_files([gone], policy, saved, shared=False)
+    assert plan.put_back == [gone]
+    assert plan.warnings == []

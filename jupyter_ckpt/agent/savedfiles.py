@@ -51,6 +51,10 @@ def plan_files(files: list[dict[str, Any]], policy: str, folder: Path, shared: b
     differing = []
     for entry in files:
         now = _present_size(entry["path"])
+        if entry["saved"] and entry["path"].startswith(SHARED_MEMORY):
+            if _differs(entry, now, folder):
+                plan.put_back.append(entry)  # memory of a tree that has ended: no choice
+            continue
         if now is None and not (entry["saved"] and policy != "keep"):
             raise RestoreRefused(
                 f"The file {entry['path']}, which the session has open, is missing.",
