@@ -14,7 +14,7 @@ from jupyter_ckpt.agent.retention import Retention
 from jupyter_ckpt.record import Record
 from jupyter_ckpt.store import Store
 
-NOTEBOOK = "/work/job.ipynb"
+NOTEBOOK = "/home/ada/job.ipynb"
 Saved = Callable[..., str]
 
 
@@ -72,7 +72,7 @@ def test_other_kernels_keep_theirs(store: Store, save: Saved) -> None:
 
 def test_what_an_ended_kernel_left_of_the_notebook_goes_too(store: Store, save: Saved) -> None:
     left = save(OTHER_ID, notebook={"path": NOTEBOOK, "sha256": ""})
-    elsewhere = save(OTHER_ID, notebook={"path": "/work/other.ipynb", "sha256": ""})
+    elsewhere = save(OTHER_ID, notebook={"path": "/home/ada/other.ipynb", "sha256": ""})
     ours = [save(notebook={"path": NOTEBOOK, "sha256": ""}) for _ in range(2)]
     assert tidy(store, 2, (KERNEL_ID,), notebook=NOTEBOOK) == [left]
     assert ids(store) == {elsewhere, *ours}
