@@ -10,6 +10,9 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+_PF_EXITING = 0x4
+_KILLED = 1 << (9 - 1)
+
 
 @dataclass(frozen=True)
 class ProcessId:
@@ -32,6 +35,14 @@ class ProcessId:
     def is_alive(self) -> bool:
         """Tell whether this very process runs (a zombie does not)."""
         return ProcessId.of(self.pid) == self
+
+    def is_ending(self) -> bool:
+        """Tell whether this process is gone, exiting, or sure to: killed, but not there yet."""
+        fields, status = stat_fields(self.pid), status_lines(self.pid)
+        if fields is None or not status or not self.is_alive():
+            return True
+        pending = int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
+        return bool(int(fields[6]) & _PF_EXITING or pending & _KILLED)
 
     def to_dict(self) -> dict[str, int]:
         return {"pid": self.pid, "start_time": self.start_time}
@@ -90,6 +101,14 @@ def descendants(pid: int) -> list[int]:
         found.append(head)
         pending.extend(sorted(children.get(head, ())))
     return found
+
+
+def threads_of(pid: int) -> list[int]:
+    """Return the ids of a process's threads, its own among them; none when it is gone."""
+    try:
+        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    except OSError:
+        return []
 
 
 def inner_pid(pid: int) -> int | None:
