@@ -18,6 +18,8 @@
      │   ├─ ModeUnavailable
      │   ├─ NotOurKernel                  4    409   a kernel without an agent
      │   ├─ StoreUnusable                 4    503   not writable, open permissions, ...
+     │   ├─ RuntimeUnusable               4    503   the same for the folder of sockets
+     │   ├─ EncryptionKeyMissing          4    503   an encrypted store, and no key that fits
      │   └─ AgentUnreachable              4    503
      ├─ DumpFailed                        5    500
      │   ├─ CannotBeSaved                 5    409   a resource CRIU cannot save
@@ -99,6 +101,12 @@ class NameTaken(UsageError):
     http_status, message_id = 409, "name-taken"
 
 
+class StaleEpoch(UsageError):
+    """The request was meant for another incarnation of the kernel than the one that runs."""
+
+    http_status, message_id = 409, "stale-epoch"
+
+
 class ProtocolError(UsageError):
     """Bytes on a socket that are no request of this protocol."""
 
@@ -163,6 +171,18 @@ class StoreUnusable(NotPossibleHere):
     """The checkpoint store is not a private, writable folder."""
 
     http_status, message_id = 503, "store-unusable"
+
+
+class RuntimeUnusable(NotPossibleHere):
+    """The folder of sockets and records is not this user's alone."""
+
+    http_status, message_id = 503, "runtime-unusable"
+
+
+class EncryptionKeyMissing(NotPossibleHere):
+    """The store is encrypted, and its key was not found or does not fit."""
+
+    http_status, message_id = 503, "encryption-key"
 
 
 class AgentUnreachable(NotPossibleHere):
@@ -272,12 +292,20 @@ def error_classes() -> dict[str, type[CheckpointError]]:
     return found
 
 
-def from_dict(data: dict[str, Any]) -> CheckpointError:
+def quoted(text: object, most: int = 60) -> str:
+    """Return `text` in quotes for a message, shortened when somebody sent a novel."""
+    found = repr(text)
+    return found if len(found) <= most else f"{found[:most]}... ({len(str(text))} characters)"
+
+
+def from_dict(data: Any) -> CheckpointError:
     """Rebuild the error that `CheckpointError.to_dict` described.
 
     An unknown ``id`` (a newer peer) becomes the nearest class with the same
     exit code, so that the exit code survives the trip.
     """
+    if not isinstance(data, dict):
+        return CheckpointError("It failed, and the answer does not say why.")
     by_id = error_classes()
     cls = by_id.get(str(data.get("id")))
     if cls is None:

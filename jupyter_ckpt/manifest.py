@@ -11,11 +11,15 @@ import re
 import secrets
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
-from .errors import FormatTooNew, MalformedId, ManifestCorrupt, UsageError
+from .errors import FormatTooNew, MalformedId, ManifestCorrupt, UsageError, quoted
+from .shapes import misfit
 
-FORMAT = 1
+PLAIN_FORMAT, ENCRYPTED_FORMAT = 1, 2
+FORMAT = ENCRYPTED_FORMAT
+"""The newest that is read. A checkpoint has the oldest that describes it."""
 _ID = re.compile(r"[0-9a-f]{12,64}")
 _PREFIX = re.compile(r"[0-9a-f]{4,64}")
 _CONTENT = re.compile(r"[0-9a-f]{64}")
@@ -50,17 +54,18 @@ def checked_name(name: str) -> str:
     if not name or len(name) > MAX_NAME_CHARS:
         raise UsageError(f"A checkpoint name has 1 to {MAX_NAME_CHARS} characters.")
     if is_id_prefix(name):
-        raise UsageError(f"The name {name!r} could be mistaken for a checkpoint id.",
+        raise UsageError(f"The name {quoted(name)} could be mistaken for a checkpoint id.",
                          "Choose a name with a letter after f, a space or a dash.")
     if name.startswith("-") or "/" in name or not name.isprintable():
-        raise UsageError(f"The name {name!r} starts with '-' or holds '/' or control characters.")
+        raise UsageError(f"The name {quoted(name)} starts with '-' or holds '/' or control "
+                         "characters.")
     return name
 
 
 def checked_reference(text: str) -> str:
     """Return `text` if it can name a checkpoint (id prefix or name)."""
     if not text or len(text) > MAX_NAME_CHARS or "/" in text or not text.isprintable():
-        raise MalformedId(f"{text!r} is neither a checkpoint id nor a name.",
+        raise MalformedId(f"{quoted(text)} is neither a checkpoint id nor a name.",
                           "'jupyter ckpt list' shows the ids.")
     return text
 
@@ -73,7 +78,7 @@ class Manifest:
     created_at: str
     kernel: dict[str, Any]
     content: str
-    format: int = FORMAT
+    format: int = PLAIN_FORMAT
     name: str | None = None
     note: str | None = None
     pinned: bool = False
@@ -90,6 +95,10 @@ class Manifest:
     files: list[dict[str, Any]] = field(default_factory=list)
     host: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    parked: bool = False
+    """Its kernel was ended right after this save; opening its notebook brings it back."""
+    purpose: str | None = None
+    """Why it was made by itself: "before-restore", "fork"; None for any other."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -106,7 +115,7 @@ class Manifest:
         version = data.get("format")
         if type(version) is int and version > FORMAT:
             raise FormatTooNew(
-                f"Checkpoint {data.get('id')} has format {version}; "
+                f"Checkpoint {quoted(data.get('id'))} has format {quoted(version)}; "
                 f"this jupyter_ckpt reads up to {FORMAT}.",
                 "Upgrade jupyter-ckpt to use this checkpoint.")
         known = {f.name: f for f in fields(cls)}
@@ -119,16 +128,21 @@ class Manifest:
         return manifest
 
     def _check(self) -> None:
-        expected: dict[str, type | tuple[type, ...]] = {
-            "id": str, "created_at": str, "kernel": dict, "content": str, "format": int,
-            "name": (str, type(None)), "note": (str, type(None)), "pinned": bool,
-            "parent": (str, type(None)), "trigger": str, "engine": str, "mode": str,
-            "notebook": (dict, type(None)), "processes": list, "memory_bytes": int,
-            "stored_bytes": int, "pause_s": (int, float), "duration_s": (int, float),
-            "files": list, "host": dict, "warnings": list,
-        }
-        for name, kinds in expected.items():
-            if not isinstance(getattr(self, name), kinds):
-                raise ManifestCorrupt(f"Manifest field {name!r} has the wrong type.")
+        place = misfit(vars(self), _SHAPE)
+        if place is not None:
+            raise ManifestCorrupt(f"Manifest field {place!r} has the wrong type.")
         if not is_id(self.id) or not _CONTENT.fullmatch(self.content):
             raise ManifestCorrupt("The manifest's id or content hash is malformed.")
+
+
+_SHAPE = {
+    "id": str, "created_at": str, "content": str, "format": int,
+    "kernel": {"id?": str, "name?": (str, None), "language?": (str, None),
+               "execution_count?": (int, None), "running?": (dict, None)},
+    "name": (str, None), "note": (str, None), "pinned": bool, "parent": (str, None),
+    "trigger": str, "engine": str, "mode": str, "notebook": ({"path": Path}, None),
+    "processes": [{"pid?": int, "ppid?": int, "name?": str, "rss_bytes?": int}],
+    "memory_bytes": int, "stored_bytes": int, "pause_s": float, "duration_s": float,
+    "files": [{"path": Path}], "host": dict, "warnings": [str],
+    "parked": bool, "purpose": (str, None),
+}

@@ -170,6 +170,7 @@ def test_kill_at_any_call_of_making_a_store_leaves_one_that_opens(folder: Path) 
 
         status = in_child(killed)
         save(Store.open(root), {"a": b"x"}, folder / "in")
+        assert list(root.glob(".*")) == [], "half a key is left"
         if status == 0:
             break
     assert at > 5

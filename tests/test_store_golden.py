@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from jupyter_ckpt.errors import EncryptionKeyMissing
 from jupyter_ckpt.store import Store
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -34,6 +35,7 @@ def test_golden_store_v1_stays_readable(store: Store, tmp_path: Path) -> None:
     assert saved.id == "0123456789abcdef"
     assert saved.note == "Füße"
     assert saved.pinned
+    assert (saved.parked, saved.purpose) == (False, None)
     assert saved.kernel["running"] == {"msg_id": "m", "cell_id": "c"}
     assert saved.files == [{"path": "/lib/x.so"}]
     store.materialise(saved, tmp_path / "out")
@@ -47,3 +49,25 @@ def test_golden_store_v1_is_found_again_by_what_is_saved_now(store: Store, tmp_p
     make_store_v1.make(tmp_path / "now")
     new = Store.open(tmp_path / "now").resolve("0123")
     assert new.content == old.content
+
+
+def test_golden_store_v2_is_read_with_its_key_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cryptography")
+    import make_store_v2
+
+    root, key = tmp_path / "store", tmp_path / "the.key"
+    shutil.copytree(GOLDEN / "store-v2", root)
+    shutil.copy(GOLDEN / "store-v2.key", key)
+    for path in (root, *root.rglob("*"), key):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EncryptionKeyMissing):
+        Store.open(root)
+    monkeypatch.setenv("JUPYTER_CKPT_KEY_FILE", str(key))
+    store = Store.open(root)
+    saved = store.resolve("golden two")
+    assert (saved.format, store.verify()) == (2, {"checked": 1, "bad": []})
+    for name, data in make_store_v2.FILES.items():
+        assert store.read_file(saved, name) == data

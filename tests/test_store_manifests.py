@@ -111,6 +111,17 @@ def test_update_keeps_fields_it_does_not_know(store: Store, tmp_path: Path) -> N
     assert json.loads(path.read_bytes())["manifest"]["later"] == [1]
 
 
+def test_parked_changes_and_purpose_never_does(store: Store, tmp_path: Path) -> None:
+    saved = save(store, {"a": b"x"}, tmp_path / "in", purpose="fork")
+    assert (saved.parked, saved.purpose) == (False, "fork")
+    assert store.update(saved.id, parked=True).parked
+    assert store.resolve(saved.id).parked
+    assert not store.update(saved.id, parked=False).parked
+    for bad in ({"parked": "yes"}, {"purpose": None}):
+        with pytest.raises(UsageError):
+            store.update(saved.id, **bad)
+
+
 def test_removed_checkpoint_is_gone(store: Store, tmp_path: Path) -> None:
     saved = save(store, {"a": b"x"}, tmp_path / "in")
     store.remove(saved.id)
@@ -160,9 +171,9 @@ def test_manifest_under_another_id_is_refused(store: Store, tmp_path: Path) -> N
 def test_newer_format_is_named_even_when_it_is_signed_otherwise(store: Store, tmp_path: Path
                                                                  ) -> None:
     saved = save(store, {"a": b"x"}, tmp_path / "in")
-    newer = {"manifest": {"id": saved.id, "format": 2}, "signature": "ed25519:..."}
+    newer = {"manifest": {"id": saved.id, "format": 99}, "signature": "ed25519:..."}
     manifest_file(store, saved).write_text(json.dumps(newer))
-    with pytest.raises(FormatTooNew, match="format 2"):
+    with pytest.raises(FormatTooNew, match="format 99"):
         store.resolve(saved.id)
     with pytest.raises(FormatTooNew):
         store.collect()

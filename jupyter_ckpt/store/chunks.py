@@ -7,25 +7,30 @@ takes exactly its blocks), or a header followed by one zstd frame::
     magic "JCZ1" | raw length, u64 little endian | frame length, u32 little endian
 
 A reader trusts neither form: the bytes count only if their hash is the name.
+In an encrypted store the hash is keyed and either form is sealed (see cipher.py).
 """
 
 from __future__ import annotations
 
 import os
 import stat
-import struct
 from pathlib import Path
 
 import zstandard
 from blake3 import blake3
 
 from ..errors import ChunkCorrupt, ChunkMissing, StoreUnusable
+from ..faults import point
+from .cipher import HEADER as _HEADER
+from .cipher import MAGIC as SEALED_MAGIC
+from .cipher import NONCE_BYTES, Cipher
 from .disk import write_all
 
 CHUNK_BYTES = 65536
 MAX_OBJECT_BYTES = 1 << 30
 """No object is larger; a damaged header must not make us ask for more memory."""
-_HEADER = struct.Struct("<4sQI")
+SEALED_BYTES = _HEADER.size + NONCE_BYTES + 16
+"""What sealing adds at most to the raw bytes."""
 _MAGIC = b"JCZ1"
 _PROBE_BYTES = 4096
 _LEVEL = 1
@@ -50,8 +55,13 @@ def file_name(digest: bytes) -> str:
 class Encoder:
     """Turns raw bytes into what a chunk file holds. One for each thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, cipher: Cipher | None) -> None:
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL)
+        self._cipher = cipher
+
+    def digest(self, raw: memoryview) -> bytes:
+        """Return the name of `raw` in this store."""
+        return digest_of(raw) if self._cipher is None else self._cipher.digest(raw)
 
     def write(self, folder: int, name: str, raw: memoryview) -> int:
         """Create the file `name` in `folder` (a descriptor); return its size in bytes.
@@ -59,8 +69,13 @@ class Encoder:
         Raises `OSError`; a torn file may stay then.
         """
         frame = self._frame(raw)
+        point("store.chunk")
         descriptor = os.open(name, _WRITE_FLAGS, 0o600, dir_fd=folder)
         try:
+            if self._cipher is not None:
+                stored = bytes(raw) if frame is None else _framed(raw, frame)
+                return write_all(descriptor,
+                                 self._cipher.sealed(stored, len(raw), bytes.fromhex(name)))
             if frame is None:
                 return write_all(descriptor, raw)
             return write_all(descriptor, _HEADER.pack(_MAGIC, len(raw), len(frame)), frame)
@@ -79,17 +94,23 @@ class Encoder:
         return frame if len(frame) + _HEADER.size < _WORTH * size else None
 
 
+def _framed(raw: memoryview, frame: bytes) -> bytes:
+    return _HEADER.pack(_MAGIC, len(raw), len(frame)) + frame
+
+
 class ChunkReader:
     """Reads chunks and proves them. One for each thread; close it after use."""
 
-    def __init__(self, chunks: Path) -> None:
+    def __init__(self, chunks: Path, cipher: Cipher | None = None) -> None:
+        self._cipher = cipher
+        self._digest = digest_of if cipher is None else cipher.digest
         try:
             self._folder = os.open(chunks, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError as error:
             raise StoreUnusable(f"{chunks} cannot be opened: {error.strerror}.",
                                 "Check the permissions of the store's folder.") from error
         self._decompressor = zstandard.ZstdDecompressor()
-        self._buffer = bytearray(CHUNK_BYTES + 1)
+        self._buffer = bytearray(CHUNK_BYTES + SEALED_BYTES + 1)
 
     def close(self) -> None:
         """Release the descriptor and the buffer."""
@@ -103,8 +124,11 @@ class ChunkReader:
         when its bytes are not the named ones or not `size_bytes` many.
         """
         stored = self._stored(digest)
+        if self._cipher is not None:
+            opened = self._cipher.opened(stored, digest)
+            stored = memoryview(b"" if opened is None else opened)
         for raw in (self._unframed(stored, size_bytes), stored):
-            if raw is not None and size_bytes in (None, len(raw)) and digest_of(raw) == digest:
+            if raw is not None and size_bytes in (None, len(raw)) and self._digest(raw) == digest:
                 return raw
         raise ChunkCorrupt(f"The bytes of chunk {digest.hex()} are damaged.")
 
@@ -120,7 +144,9 @@ class ChunkReader:
             return False
         if not stat.S_ISREG(found.st_mode):
             return False
-        return found.st_size == size_bytes or self._has_header(digest, size_bytes, found.st_size)
+        if self._cipher is None and found.st_size == size_bytes:
+            return True
+        return self._has_header(digest, size_bytes, found.st_size)
 
     def is_true(self, digest: bytes, size_bytes: int) -> bool:
         """Tell whether a chunk is there and its bytes are the named ones, by reading it."""
@@ -139,8 +165,9 @@ class ChunkReader:
         if len(head) < _HEADER.size:
             return False
         magic, raw_bytes, frame_bytes = _HEADER.unpack(head)
-        return bool(magic == _MAGIC and raw_bytes == size_bytes
-                    and _HEADER.size + frame_bytes == stored_bytes)
+        wanted, more = (_MAGIC, 0) if self._cipher is None else (SEALED_MAGIC, NONCE_BYTES)
+        return bool(magic == wanted and raw_bytes == size_bytes
+                    and _HEADER.size + more + frame_bytes == stored_bytes)
 
     def _stored(self, digest: bytes) -> memoryview:
         try:

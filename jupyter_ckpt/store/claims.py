@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..faults import point
 from .chunks import ChunkReader
 from .layout import Layout
 from .locks import EXCLUSIVE, SHARED, LockFile
@@ -50,7 +51,7 @@ class Claims:
     """Looks chunks up and claims them for one transaction. One for each thread."""
 
     def __init__(self, layout: Layout, folder: Path, prove: bool) -> None:
-        self._reader = ChunkReader(layout.chunks)
+        self._reader = ChunkReader(layout.chunks, layout.cipher)
         self._lock = LockFile(layout.lock)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._descriptor = os.open(folder / "claims", flags, 0o600)
@@ -65,6 +66,7 @@ class Claims:
             claims = memoryview(b"".join(digest for digest, _ in wanted))
             while claims:
                 claims = claims[os.write(self._descriptor, claims):]
+            point("store.claimed")
             return {digest for digest, size in wanted if not self._found(digest, size)}
 
     def close(self) -> None:

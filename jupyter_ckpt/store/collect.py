@@ -6,6 +6,7 @@ import os
 from contextlib import closing
 
 from ..errors import CheckpointNotFound, IntegrityError, StoreUnusable
+from ..faults import point
 from . import tree
 from .chunks import ChunkReader
 from .claims import read_claims, remove_dead
@@ -40,12 +41,15 @@ class Collection:
             if not lock.try_lock(EXCLUSIVE):
                 raise StoreUnusable("Another collection is running in this store.",
                                     "Wait for it to end.")
+            point("gc.begun")
             self._mark()
+            point("gc.marked")
             self._removed_bytes += remove_dead(self._layout)
             self._manifests.remove_leftovers()
             for fan in sorted(os.listdir(self._layout.chunks)):
                 if len(fan) == 2 and set(fan) <= _HEX:
                     self._sweep(fan)
+            point("gc.ended")
         return {"removed_chunks": self._removed_chunks, "removed_bytes": self._removed_bytes}
 
     def _mark(self) -> None:
@@ -53,7 +57,7 @@ class Collection:
         fresh = [one for one in self._manifests.ids() if one not in self._marked]
         if not fresh:
             return
-        with closing(ChunkReader(self._layout.chunks)) as reader:
+        with closing(ChunkReader(self._layout.chunks, self._layout.cipher)) as reader:
             for checkpoint_id in fresh:
                 try:
                     content = bytes.fromhex(self._manifests.read(checkpoint_id).content)
@@ -86,6 +90,7 @@ class Collection:
                     self._removed_bytes += os.lstat(path).st_size
                     os.unlink(path)
                     self._removed_chunks += 1
+                    point("gc.removed")
 
     def _is_unneeded(self, name: str) -> bool:
         return (len(name) == _NAME_CHARS and set(name) <= _HEX

@@ -9,10 +9,18 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ChunkCorrupt, ChunkMissing, NotFound, RestoreFailed
-from ..manifest import Manifest
+from ..errors import (
+    ChunkCorrupt,
+    ChunkMissing,
+    EncryptionKeyMissing,
+    NotFound,
+    RestoreFailed,
+    quoted,
+)
+from ..manifest import ENCRYPTED_FORMAT, Manifest
 from . import tree
-from .chunks import ChunkReader
+from .chunks import MAX_OBJECT_BYTES, ChunkReader
+from .cipher import FILE_NAME
 from .layout import Layout
 from .workers import Crew, Progress
 
@@ -60,7 +68,11 @@ class Content:
         """Read the content tree; raises `ChunkMissing` or `ChunkCorrupt`."""
         self._layout = layout
         self._id = manifest.id
-        with self._naming(), closing(ChunkReader(layout.chunks)) as reader:
+        if manifest.format == ENCRYPTED_FORMAT and layout.cipher is None:
+            raise EncryptionKeyMissing(
+                f"Checkpoint {manifest.id} is encrypted, and the store's {FILE_NAME} is gone.",
+                "Put it back from a backup.")
+        with self._naming(), closing(ChunkReader(layout.chunks, layout.cipher)) as reader:
             self.entries = tree.decode(reader.read(bytes.fromhex(manifest.content)))
 
     @property
@@ -94,8 +106,12 @@ class Content:
                 break
         else:
             raise NotFound(f"Checkpoint {self._id} holds no file {name!r}.")
+        if entry.size_bytes > MAX_OBJECT_BYTES:
+            raise ChunkCorrupt(f"File {quoted(name)} of checkpoint {self._id} is too large to be "
+                               "read into memory.")
         data, offset = bytearray(entry.size_bytes), 0
-        with self._naming(), closing(ChunkReader(self._layout.chunks)) as reader:
+        reading = closing(ChunkReader(self._layout.chunks, self._layout.cipher))
+        with self._naming(), reading as reader:
             for digest, length in entry.chunks:
                 if digest is not None:
                     data[offset:offset + length] = reader.read(digest, length)
@@ -146,7 +162,7 @@ class _Proving:
     """Proves chunks, in one thread."""
 
     def __init__(self, layout: Layout, seen: set[bytes]) -> None:
-        self._reader = ChunkReader(layout.chunks)
+        self._reader = ChunkReader(layout.chunks, layout.cipher)
         self._seen = seen
 
     def work(self, job: _Stretch) -> int:
@@ -166,7 +182,7 @@ class _Copying:
     """Writes chunks to their places in files, in one thread."""
 
     def __init__(self, layout: Layout) -> None:
-        self._reader = ChunkReader(layout.chunks)
+        self._reader = ChunkReader(layout.chunks, layout.cipher)
 
     def work(self, job: _Stretch) -> int:
         offset, target = job.offset, job.target

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import CheckpointError, OutOfSpace, StoreUnusable
+from ..faults import point, shortened
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -42,6 +43,10 @@ def write_all(descriptor: int, *parts: bytes | memoryview) -> int:
     Raises `OSError`; a part of the bytes may have been written then.
     """
     total = sum(len(part) for part in parts)
+    point("store.write")
+    if (most := shortened("store.write", total)) is not None:
+        os.write(descriptor, b"".join(parts)[:most])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     written = os.writev(descriptor, parts)
     if written == total:
         return total

@@ -4,12 +4,16 @@
 
     <root>/             0700
       key               0600, 32 random bytes; signs the manifests of this user
+      encryption.json   in an encrypted store: the wrapped key of its chunks
       chunks/ab/abcd..  see chunks.py
       manifests/<id>.json
       tmp/<request>-x/  one folder for each running transaction: lock, claims, new chunks
       lock              shared: looking up chunks to reuse; exclusive: removing chunks
       names.lock        exclusive: publishing, changing or removing a manifest
       collect.lock      exclusive: one collection at a time
+      quota.json        how much the store may hold; see quota.py
+      usage.json        a cache of how much it holds
+      usage.lock        exclusive: counting that
 """
 
 from __future__ import annotations
@@ -19,7 +23,9 @@ import secrets
 import stat
 from pathlib import Path
 
-from ..errors import StoreUnusable
+from ..errors import StoreUnusable, UsageError
+from . import cipher
+from .cipher import Cipher
 from .disk import explaining, sync_folder, write_synced
 from .locks import EXCLUSIVE, LockFile
 
@@ -35,10 +41,13 @@ class Layout:
         self.chunks = root / "chunks"
         self.manifests = root / "manifests"
         self.tmp = root / "tmp"
+        self.work = root / "work"
         self.key = root / "key"
         self.lock = root / "lock"
         self.names_lock = root / "names.lock"
         self.collect_lock = root / "collect.lock"
+        self.cipher: Cipher | None = None
+        """Names and seals chunks in an encrypted store; see `unlock`."""
 
     def create(self) -> None:
         """Make what is missing of the store; safe when several do so at once.
@@ -66,10 +75,35 @@ class Layout:
                 raise StoreUnusable(f"The key of the checkpoint store {self.root} is gone.",
                                     f"Put {self.key} back from a backup, or move the folder away "
                                     "to begin a new store.")
+            for leftover in self.root.glob(".key-*"):
+                leftover.unlink()  # whoever was writing it has died: we hold the lock
             temporary = self.root / f".key-{secrets.token_hex(4)}"
             write_synced(temporary, secrets.token_bytes(KEY_BYTES))
             os.rename(temporary, self.key)
             sync_folder(self.root)
+
+    def unlock(self) -> None:
+        """Find out whether the store is encrypted, and get its key.
+
+        Raises `EncryptionKeyMissing` and what `cipher.of_store` does.
+        """
+        self.cipher = cipher.of_store(self.root)
+
+    def encrypt(self, key_file: Path, kind: str) -> None:
+        """Make this store, which has no checkpoint yet, an encrypted one.
+
+        Raises `UsageError` (it has checkpoints, or is encrypted), and what
+        `cipher.begin` does; nothing is changed then.
+        """
+        with explaining("begin its encryption"), LockFile(self.lock) as lock, lock.held(EXCLUSIVE):
+            begun = any(name.endswith(".json") for name in os.listdir(self.manifests))
+            if begun or any(True for _ in os.scandir(self.tmp)):
+                raise UsageError(
+                    f"The store {self.root} holds checkpoints that are not encrypted.",
+                    "Choose a new folder with --store, or remove them with 'jupyter ckpt rm' "
+                    "and 'jupyter ckpt gc'.")
+            cipher.begin(self.root, key_file, kind)
+        self.unlock()
 
     def check_root(self) -> None:
         """Raise `StoreUnusable` unless the root folder is this user's alone."""
@@ -87,7 +121,13 @@ class Layout:
         self._check_private(self.root, found)
         if not os.access(self.root, os.R_OK | os.W_OK | os.X_OK):
             raise StoreUnusable(f"The checkpoint store {self.root} is not writable.",
-                                f"Run: chmod 700 '{self.root}'")
+                                self._how_to_write())
+
+    def _how_to_write(self) -> str:
+        if os.statvfs(self.root).f_flag & os.ST_RDONLY:
+            return ("Its file system is mounted read-only: choose another folder with --store, "
+                    "or copy the store to a place that can be written.")
+        return f"Run: chmod 700 '{self.root}'"
 
     def check(self) -> None:
         """Raise `StoreUnusable` unless the whole layout is there and this user's alone."""
@@ -99,6 +139,14 @@ class Layout:
                 raise StoreUnusable(f"{path} is not a folder of its own.",
                                     "Links are not followed here; move the real folder back.")
             self._check_owner(path, found)
+            self._check_private(path, found)
+        if os.path.lexists(self.work):
+            found = self._status(self.work, follow=False)
+            if not stat.S_ISDIR(found.st_mode):
+                raise StoreUnusable(f"{self.work} is not a folder of its own.",
+                                    "Remove it: it holds nothing but unpacked images.")
+            self._check_owner(self.work, found)
+            self._check_private(self.work, found)
 
     def read_key(self) -> bytes:
         """Return the signing key; raise `StoreUnusable` unless it is private and whole."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,25 @@ from ..errors import (
     ManifestCorrupt,
     NameTaken,
     UsageError,
+    quoted,
 )
-from ..manifest import Manifest, checked_name, checked_reference, is_id, is_id_prefix
+from ..faults import point
+from ..manifest import (
+    ENCRYPTED_FORMAT,
+    Manifest,
+    checked_name,
+    checked_reference,
+    is_id,
+    is_id_prefix,
+)
 from .disk import explaining, sync_folder, write_synced
 from .layout import Layout
 from .locks import EXCLUSIVE, LockFile
-from .signing import opened, sealed
+from .signing import opened, sealed, unverified
 
 _SUFFIX = ".json"
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_CHANGEABLE = {"name", "note", "pinned"}
+_CHANGEABLE = {"name", "note", "pinned", "parked"}
 MAX_MANIFEST_BYTES = 64 << 20
 
 
@@ -80,17 +90,17 @@ class ManifestFolder:
         matching = [manifest.id for manifest in manifests if manifest.name == text]
         if not matching and problems:
             raise CheckpointNotFound(
-                f"No readable checkpoint is named {text!r}.",
+                f"No readable checkpoint is named {quoted(text)}.",
                 f"{len(problems)} cannot be read; 'jupyter ckpt verify' says why.")
         return self._only(text, matching, "are named")
 
     @staticmethod
     def _only(text: str, matching: list[str], how: str) -> str:
         if not matching:
-            raise CheckpointNotFound(f"There is no checkpoint {text!r}.",
+            raise CheckpointNotFound(f"There is no checkpoint {quoted(text)}.",
                                      "'jupyter ckpt list' shows the checkpoints.")
         if len(matching) > 1:
-            raise AmbiguousId(f"{len(matching)} checkpoints {how} {text!r}: "
+            raise AmbiguousId(f"{len(matching)} checkpoints {how} {quoted(text)}: "
                               f"{', '.join(matching[:5])}{', ...' if len(matching) > 5 else ''}.",
                               "Give more digits of the id.")
         return matching[0]
@@ -113,6 +123,8 @@ class ManifestFolder:
         """
         if manifest.name is not None:
             manifest = replace(manifest, name=checked_name(manifest.name))
+        if self._layout.cipher is not None:  # or an older version would call its chunks damaged
+            manifest = replace(manifest, format=ENCRYPTED_FORMAT)
         data = manifest.to_dict()
         Manifest.from_dict(data)  # never publish what a reader would refuse
         target = self._path(manifest.id)
@@ -124,16 +136,19 @@ class ManifestFolder:
                                  "Use a fresh id for each checkpoint.")
             written = place / f"manifest-{secrets.token_hex(4)}"
             write_synced(written, sealed(data, self._layout.read_key()))
+            point("store.manifest-written")
             os.rename(written, target)  # the commit point: from here on it is seen
             try:
+                point("store.manifest-named")
                 sync_folder(self._folder)
             except OSError:
                 os.unlink(target)  # a crash could take it away again: better not seen at all
                 raise
+            point("store.committed")
         return manifest
 
     def update(self, checkpoint_id: str, changes: dict[str, Any]) -> Manifest:
-        """Change name, note or pinned of a checkpoint; return the new manifest.
+        """Change name, note, pinned or parked of a checkpoint; return the new manifest.
 
         Raises what `read` does, `NameTaken`, `UsageError` (other fields, a bad
         name or type), `OSError`; the manifest is as before then.
@@ -154,14 +169,39 @@ class ManifestFolder:
                                  f"{error.message}") from error
             if manifest.name is not None:
                 self.check_name_free(manifest.name, besides=checkpoint_id)
-            temporary = self._folder / f".{checkpoint_id}-{secrets.token_hex(4)}"
-            try:
-                write_synced(temporary, sealed(data, key))
-                os.rename(temporary, self._path(checkpoint_id))
-                sync_folder(self._folder)
-            finally:
-                temporary.unlink(missing_ok=True)
+            self._replace(checkpoint_id, data, key)
         return manifest
+
+    def adopt(self, checkpoint_id: str, prove: Callable[[Manifest], None]) -> Manifest:
+        """Sign a manifest that another key signed, after `prove` found its content whole.
+
+        Raises what `prove` raises, `ManifestCorrupt`, `FormatTooNew`,
+        `OSError`; the manifest is as before then.
+        """
+        key, stored = self._layout.read_key(), self._stored(checkpoint_id)
+        data = unverified(stored, checkpoint_id)
+        manifest = Manifest.from_dict(data)
+        if manifest.id != checkpoint_id:
+            raise ManifestCorrupt(f"The manifest file of checkpoint {checkpoint_id} holds "
+                                  f"that of {manifest.id}.", "Give the file its own name.")
+        prove(manifest)  # before the lock: gigabytes are read
+        with LockFile(self._layout.names_lock) as lock, lock.held(EXCLUSIVE):
+            if self._stored(checkpoint_id) != stored:
+                raise ManifestCorrupt(f"Checkpoint {checkpoint_id} was changed meanwhile.",
+                                      "Try again.")
+            self._replace(checkpoint_id, data, key)
+        return manifest
+
+    def _replace(self, checkpoint_id: str, data: dict[str, Any], key: bytes) -> None:
+        temporary = self._folder / f".{checkpoint_id}-{secrets.token_hex(4)}"
+        try:
+            write_synced(temporary, sealed(data, key))
+            point("store.update-written")
+            os.rename(temporary, self._path(checkpoint_id))
+            point("store.update-named")
+            sync_folder(self._folder)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def remove(self, checkpoint_id: str) -> None:
         """Remove a checkpoint, readable or not; raises `CheckpointNotFound`, `OSError`."""
@@ -170,6 +210,7 @@ class ManifestFolder:
                 os.unlink(self._path(checkpoint_id))
             except FileNotFoundError as error:
                 raise _not_found(checkpoint_id) from error
+            point("store.removed")
             sync_folder(self._folder)
 
     def remove_leftovers(self) -> None:
@@ -192,7 +233,7 @@ class ManifestFolder:
         if data.get("id") != checkpoint_id:
             # Validly signed, but under another id: somebody moved files.
             raise ManifestCorrupt(f"The manifest file of checkpoint {checkpoint_id} holds that of "
-                                  f"{data.get('id')}.", "Give the file its own name again.")
+                                  f"{quoted(data.get('id'))}.", "Give the file its own name again.")
         return data
 
     def _stored(self, checkpoint_id: str) -> bytes:
@@ -212,5 +253,5 @@ class ManifestFolder:
 
 
 def _not_found(checkpoint_id: str) -> CheckpointNotFound:
-    return CheckpointNotFound(f"There is no checkpoint {checkpoint_id!r}.",
+    return CheckpointNotFound(f"There is no checkpoint {quoted(checkpoint_id)}.",
                               "'jupyter ckpt list' shows the checkpoints.")

@@ -12,7 +12,7 @@ import hmac
 import json
 from typing import Any
 
-from ..errors import FormatTooNew, ManifestCorrupt, SignatureInvalid
+from ..errors import FormatTooNew, ManifestCorrupt, SignatureInvalid, quoted
 from ..manifest import FORMAT
 
 _PURPOSE = b"jupyter_ckpt manifest\n"
@@ -46,15 +46,24 @@ def opened(stored: bytes, key: bytes, name: str) -> dict[str, Any]:
     data, text, signed = _parts(stored, name)
     version = data.get("format")
     if type(version) is int and version > FORMAT:
-        raise FormatTooNew(f"Checkpoint {name} has format {version}; "
+        raise FormatTooNew(f"Checkpoint {name} has format {quoted(version)}; "
                            f"this jupyter_ckpt reads up to {FORMAT}.",
                            "Upgrade jupyter-ckpt to use this checkpoint.")
-    if not hmac.compare_digest(signature(text, key).encode(), signed.encode()):
+    if not hmac.compare_digest(signature(text, key).encode(), signed.encode(errors="replace")):
         raise SignatureInvalid(f"The manifest of checkpoint {name} was changed after it was "
                                "written, or was written by another user.",
                                "Restore the file from a backup, or remove the checkpoint with "
-                               f"'jupyter ckpt rm {name}'.")
+                               f"'jupyter ckpt rm {name}'. If somebody you trust gave it to you: "
+                               f"'jupyter ckpt restore {name} --trust-foreign-signature'.")
     return data
+
+
+def unverified(stored: bytes, name: str) -> dict[str, Any]:
+    """Return the fields whoever signed them; raises `ManifestCorrupt`.
+
+    Only for showing or adopting a checkpoint that somebody handed over.
+    """
+    return _parts(stored, name)[0]
 
 
 def _parts(stored: bytes, name: str) -> tuple[dict[str, Any], bytes, str]:

@@ -15,6 +15,7 @@ from .content import Content
 from .disk import explaining
 from .layout import Layout
 from .manifests import ManifestFolder
+from .quota import Quota
 from .transaction import Transaction
 from .workers import Progress
 
@@ -34,7 +35,9 @@ class Store:
         self._layout = Layout(self.root)
         self._layout.check()
         self._layout.read_key()
+        self._layout.unlock()
         self._manifests = ManifestFolder(self._layout)
+        self._quota = Quota(self._layout)
 
     @classmethod
     def open(cls, root: Path, create: bool = True) -> Store:
@@ -46,6 +49,21 @@ class Store:
         if create:
             Layout(Path(root)).create()
         return cls(root)
+
+    # -- encryption
+
+    @property
+    def encrypted(self) -> bool:
+        return self._layout.cipher is not None
+
+    def encrypt(self, key_file: Path, kind: str = "key-file") -> None:
+        """Encrypt all that will be stored here; the store has no checkpoints yet.
+
+        `key_file` holds the key, or with `kind` "passphrase" a passphrase.
+        Raises `UsageError` (there are checkpoints, or it is encrypted already),
+        `EncryptionKeyMissing`, `NotPossibleHere`; nothing is changed then.
+        """
+        self._layout.encrypt(key_file.absolute(), kind)
 
     # -- writing
 
@@ -62,13 +80,25 @@ class Store:
         return Transaction(self._layout, self._manifests, request_id, prove_reused)
 
     def update(self, checkpoint_id: str, **changes: Any) -> Manifest:
-        """Change `name`, `note` or `pinned` of the checkpoint with this full id.
+        """Change `name`, `note`, `pinned` or `parked` of the checkpoint with this full id.
 
         Returns the manifest as it is now. Raises `CheckpointNotFound`,
         `NameTaken`, `UsageError`, `IntegrityError`; nothing is changed then.
         """
         with explaining("change a checkpoint"):
             return self._manifests.update(checkpoint_id, changes)
+
+    def adopt(self, checkpoint_id: str) -> Manifest:
+        """Sign as one's own the checkpoint with this full id, which another key signed.
+
+        Whoever restores it runs its code with all rights of one's own, so this
+        is only done when a person says so in plain words. Every byte is proven
+        to be what the manifest names first. Raises `CheckpointNotFound`,
+        `IntegrityError`; nothing is changed then.
+        """
+        with explaining("adopt a checkpoint"):
+            return self._manifests.adopt(
+                checkpoint_id, lambda manifest: Content(self._layout, manifest).prove())
 
     def remove(self, checkpoint_id: str) -> None:
         """Remove the checkpoint with this full id, readable or not.
@@ -85,7 +115,31 @@ class Store:
         meanwhile. Raises `IntegrityError` naming a checkpoint that cannot be
         read (its chunks are unknown, so nothing is removed), `StoreUnusable`.
         """
-        return Collection(self._layout, self._manifests).run()
+        try:
+            return Collection(self._layout, self._manifests).run()
+        finally:
+            self._quota.forget()
+
+    # -- quota
+
+    def quota_bytes(self) -> int | None:
+        """Return how much this store may hold, None for any; raises `StoreUnusable`."""
+        return self._quota.read()
+
+    def set_quota(self, size_bytes: int | None) -> None:
+        """Set how much this store may hold. Nothing is removed by that.
+
+        Raises `OutOfSpace`, `StoreUnusable`; the quota is as before then.
+        """
+        self._quota.write(size_bytes)
+
+    def usage_bytes(self, exact: bool = False) -> int:
+        """Return how much this store holds, in chunks and manifests.
+
+        Unless `exact` it costs one small file: what was counted of late, and
+        added up since. Exactly it looks at every chunk. Raises `StoreUnusable`.
+        """
+        return self._quota.count() if exact else self._quota.usage_bytes()
 
     # -- manifests
 
@@ -127,6 +181,11 @@ class Store:
         """Return the size in bytes of every file of the checkpoint; raises `IntegrityError`."""
         return {entry.name: entry.size_bytes
                 for entry in Content(self._layout, manifest).entries}
+
+    def unpacked_bytes(self, manifest: Manifest) -> int:
+        """Return the disk space the checkpoint's files take when they are made anew."""
+        return sum(length for entry in Content(self._layout, manifest).entries
+                   for digest, length in entry.chunks if digest is not None)
 
     def read_file(self, manifest: Manifest, name: str) -> bytes:
         """Return one file's bytes, proven; raises `NotFound`, `ChunkMissing`, `ChunkCorrupt`."""

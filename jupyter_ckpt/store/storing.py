@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 from ..errors import DumpFailed
-from .chunks import CHUNK_BYTES, Encoder, digest_of
+from .chunks import CHUNK_BYTES, Encoder
 from .claims import Claims, Workplace
 from .cutting import UNIT_BYTES, Unit
 from .layout import Layout
@@ -52,7 +52,7 @@ class ChunkWriter:
                  ) -> None:
         """Make the folder; raises `OSError` or `StoreUnusable`."""
         self._harvest = harvest
-        self._encoder = Encoder()
+        self._encoder = Encoder(layout.cipher)
         self._name = f"new-{number}"
         self.buffer = bytearray(UNIT_BYTES)
         self._claims = Claims(layout, place, prove)
@@ -78,7 +78,7 @@ class ChunkWriter:
                 chunks.append((None, length))
             else:
                 raw = view[offset:offset + length]
-                digest = digest_of(raw)
+                digest = self._encoder.digest(raw)
                 if self._harvest.take(digest):
                     fresh.append((digest, raw))
                 chunks.append((digest, length))

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ..errors import DumpFailed, UsageError
+from ..faults import point
 from ..manifest import Manifest
 from . import tree
 from .chunks import CHUNK_BYTES, file_name
@@ -25,6 +26,7 @@ from .cutting import UNIT_BYTES, Extent, units
 from .disk import explaining, sync_filesystem
 from .layout import Layout
 from .manifests import ManifestFolder
+from .quota import Quota
 from .storing import FileWorker, Harvest, Writers
 from .workers import WORKERS, Crew, Progress
 
@@ -48,6 +50,11 @@ class Transaction:
         with explaining("begin a checkpoint"):
             remove_dead(layout)  # or checkpoints that are killed again and again fill the disk
             self._place = Workplace(layout, request_id)
+            try:
+                point("store.begun")
+            except BaseException:
+                self._place.close()
+                raise
         self._writers = Writers(layout, self._place, prove, self._harvest)
 
     @property
@@ -122,6 +129,7 @@ class Transaction:
         with explaining("publish a checkpoint"):
             published = self._manifests.publish(filled, self._place.path)
         self._state = "committed"
+        Quota(self._layout).grow(published.stored_bytes)
         return published
 
     @contextmanager
@@ -151,6 +159,7 @@ class Transaction:
         try:
             # Before the renames: a name in chunks/ must never stand for torn bytes.
             sync_filesystem(chunks)
+            point("store.chunks-synced")
             present = set(os.listdir(chunks))
             for digest, written in self._harvest.written.items():
                 name = file_name(digest)
@@ -158,9 +167,11 @@ class Transaction:
                     self._make_fan(chunks, name[:2])
                     present.add(name[:2])
                 os.rename(written, name, src_dir_fd=place, dst_dir_fd=chunks)
+                point("store.chunk-named")
             self._harvest.written.clear()
             # Before the manifest: it must never name a chunk that a crash takes away.
             sync_filesystem(chunks)
+            point("store.chunks-named")
         finally:
             os.close(place)
             os.close(chunks)

@@ -10,8 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from ..errors import ChunkCorrupt, UsageError
+from ..errors import ChunkCorrupt, UsageError, quoted
+from ..shapes import misfit
+
+MAX_FILE_BYTES = 1 << 46
+"""More than any address space holds."""
 
 Chunks = list[tuple[bytes | None, int]]
 """(digest or None for zeros, length in bytes), in the order of the file."""
@@ -33,8 +38,9 @@ def checked_path(name: str) -> str:
     Raises `UsageError` otherwise.
     """
     parts = name.split("/")
-    if "\0" in name or any(part in ("", ".", "..") for part in parts):
-        raise UsageError(f"{name!r} is no relative path inside a folder.")
+    odd = any(part in ("", ".", "..") for part in parts)
+    if odd or misfit(name, Path) is not None:  # a NUL, or what no file name can be
+        raise UsageError(f"{quoted(name)} is no relative path inside a folder.")
     return name
 
 
@@ -63,23 +69,27 @@ def encode(entries: Sequence[Entry]) -> bytes:
 def decode(data: bytes | memoryview) -> list[Entry]:
     """Return the entries in `data`; raise `ChunkCorrupt` when it is no tree."""
     try:
-        return [_entry(item) for item in json.loads(bytes(data))]
-    except (ValueError, TypeError, KeyError, UsageError) as error:
-        raise ChunkCorrupt(f"The content tree is malformed: {error}.") from error
+        listed = json.loads(bytes(data))
+        if not isinstance(listed, list):
+            raise ValueError("it is no list")
+        return [_entry(item) for item in listed]
+    except (ValueError, TypeError, KeyError, RecursionError, UsageError) as error:
+        raise ChunkCorrupt(f"The content tree is malformed: {str(error)[:200]}.") from error
 
 
 def _entry(item: dict[str, object]) -> Entry:
     name, mode, size = item["name"], item["mode"], item["size_bytes"]
     listed = item["chunks"]
-    if not (isinstance(name, str) and isinstance(mode, int) and isinstance(size, int)
+    if not (isinstance(name, str) and type(mode) is int and type(size) is int
             and isinstance(listed, list)):
         raise ValueError("a field has the wrong type")
     chunks: Chunks = [(None if text is None else bytes.fromhex(text), length)
                       for text, length in listed]
-    if any(length <= 0 or (digest is not None and len(digest) != 32) for digest, length in chunks):
-        raise ValueError(f"a chunk of {name!r} is malformed")
-    if sum(length for _, length in chunks) != size:
-        raise ValueError(f"the chunks of {name!r} do not add up to its size")
+    if any(type(length) is not int or length <= 0 or (digest is not None and len(digest) != 32)
+           for digest, length in chunks):
+        raise ValueError(f"a chunk of {quoted(name)} is malformed")
+    if sum(length for _, length in chunks) != size or size > MAX_FILE_BYTES:
+        raise ValueError(f"the chunks of {quoted(name)} do not add up to its size")
     return Entry(checked_path(name), mode, size, chunks)
 
 
