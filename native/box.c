@@ -2,12 +2,17 @@
  * threads: PID 1 of a box, the way into a box, the dump root, and the answer to
  * CRIU's phase notifications.
  *
- *   ckpt-box init   [--user] [--runtime DIR] [--pid-floor N]
+ *   ckpt-box init   [--user] [--runtime DIR] [--pid-floor N] [--empty-deadline S]
  *       Make a box (pid and mount namespace, user namespace with --user), print
  *       the host pid of its PID 1 and leave it running. PID 1 ends, and the box
- *       with it, when the process with pid ROOT_PID in it ends.
+ *       with it, when the process with pid ROOT_PID in it ends, or when there is
+ *       none and nothing else in the box after S seconds (default 300): whoever
+ *       made it has died.
  *   ckpt-box enter  PID [--caps] [--cwd DIR] -- CMD...
- *       Run CMD in the box of PID 1 PID, wait, exit as it did.
+ *       Run CMD in the box of PID 1 PID, wait, exit as it did. A CMD that is
+ *       stopped meanwhile is continued: it may be the criu that holds a tree.
+ *   ckpt-box watch  -- CMD...
+ *       The same without a box.
  *   ckpt-box enter  PID --detach LOG [--cwd DIR] -- CMD...
  *       Start CMD as the dump root: pid ROOT_PID, leader of a session of its own,
  *       its output appended to LOG (opened inside the box), then return.
@@ -15,10 +20,11 @@
  *       The same without a box; first lets N pids go by. Prints the pid.
  *   ckpt-box root   -- CMD...
  *       The dump root: adopts orphans, so that the dumped tree is complete, and
- *       ends with the status of CMD (the kernel).
+ *       ends with the status of CMD (the kernel), which it writes beside its log.
  *   ckpt-notify (a link to ckpt-box)
  *       CRIU's action script: tells the agent, over notify.sock beside the link,
- *       that all images are written, and waits for its word before the thaw.
+ *       that all images are written, and waits for its word before the thaw;
+ *       without a sign of life for CKPT_NOTIFY_SILENCE_MS (10 s) it gives up.
  *
  * Errors go to stderr as one line; the exit status is 125 for errors of ours.
  */
@@ -44,12 +50,15 @@
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define ROOT_PID 100 /* the dump root's pid in every box: PID 1 watches it */
 #define BOX_RUNTIME "/dev/shm/.jupyter_ckpt"
 #define OWN_ERROR 125
-#define NOTIFY_DEADLINE_MS (10 * 60 * 1000)
+#define NOTIFY_SILENCE_MS (10 * 1000)
+#define CONTINUE_AFTER_MS 100
+#define EMPTY_DEADLINE_S (5 * 60)
 
 static void die(const char *format, ...)
 {
@@ -135,23 +144,37 @@ static void furnish_box(const char *runtime, const char *pid_floor)
 		write_text("/proc/sys/kernel/ns_last_pid", pid_floor);
 }
 
+static volatile sig_atomic_t alarmed;
+
 static void on_signal(int number)
 {
 	if (number == SIGTERM)
 		_exit(0);
+	if (number == SIGALRM)
+		alarmed = 1;
 }
 
-static void reap_until_root_ends(void)
+static void reap_until_root_ends(unsigned empty_deadline)
 {
 	struct sigaction action = { .sa_handler = on_signal };
 	sigset_t blocked, before;
 
 	sigaction(SIGTERM, &action, NULL);
 	sigaction(SIGCHLD, &action, NULL);
+	sigaction(SIGALRM, &action, NULL);
 	sigemptyset(&blocked);
 	sigaddset(&blocked, SIGCHLD);
+	sigaddset(&blocked, SIGALRM);
 	sigprocmask(SIG_BLOCK, &blocked, &before);
+	alarm(empty_deadline);
 	for (;;) {
+		/* Somebody at work in here (criu, most likely) may yet make the root. */
+		if (alarmed && kill(ROOT_PID, 0) != 0) {
+			alarmed = 0;
+			if (kill(-1, 0) != 0)
+				_exit(0);
+			alarm(empty_deadline);
+		}
 		int status;
 		pid_t pid = waitpid(-1, &status, WNOHANG);
 
@@ -165,6 +188,7 @@ static void reap_until_root_ends(void)
 static int init_main(int argc, char **argv)
 {
 	const char *runtime = NULL, *pid_floor = NULL;
+	unsigned empty_deadline = EMPTY_DEADLINE_S;
 	int user = 0, ready[2];
 	uid_t uid = getuid();
 	gid_t gid = getgid();
@@ -176,6 +200,8 @@ static int init_main(int argc, char **argv)
 			runtime = argv[++i];
 		else if (!strcmp(argv[i], "--pid-floor") && i + 1 < argc)
 			pid_floor = argv[++i];
+		else if (!strcmp(argv[i], "--empty-deadline") && i + 1 < argc)
+			empty_deadline = strtoul(argv[++i], NULL, 10);
 		else
 			errno = 0, die("unknown argument %s", argv[i]);
 	}
@@ -207,7 +233,7 @@ static int init_main(int argc, char **argv)
 	if (write(ready[1], "k", 1) != 1)
 		die("report readiness");
 	plug_standard_streams(-1);
-	reap_until_root_ends();
+	reap_until_root_ends(empty_deadline);
 	return 0;
 }
 
@@ -301,10 +327,44 @@ static void run_detached(const char *log, char **command)
 	die("exec %s", command[0]);
 }
 
+/* Wait for `pid` and return its exit status. Whoever stops it stops a tree that it
+ * may hold, so it is continued, not too fast for one who insists. */
+static int wait_helping(pid_t pid)
+{
+	struct timespec pause = { .tv_nsec = CONTINUE_AFTER_MS * 1000000L };
+	int status;
+
+	for (;;) {
+		if (waitpid(pid, &status, WUNTRACED) < 0) {
+			if (errno != EINTR)
+				die("wait");
+		} else if (WIFSTOPPED(status)) {
+			nanosleep(&pause, NULL);
+			kill(pid, SIGCONT);
+		} else {
+			return exit_status(status);
+		}
+	}
+}
+
+static int watch_main(int argc, char **argv)
+{
+	if (argc < 2 || strcmp(argv[0], "--"))
+		errno = 0, die("watch needs -- and a command");
+	pid_t pid = fork();
+	if (pid < 0)
+		die("fork");
+	if (pid == 0) {
+		execvp(argv[1], argv + 1);
+		die("exec %s", argv[1]);
+	}
+	return wait_helping(pid);
+}
+
 static int enter_main(int argc, char **argv)
 {
 	const char *cwd = NULL, *log = NULL;
-	int caps = 0, i, status;
+	int caps = 0, i;
 
 	if (argc < 1)
 		errno = 0, die("enter needs the pid of a box");
@@ -340,10 +400,7 @@ static int enter_main(int argc, char **argv)
 			run_detached(log, command);
 		_exit(0);
 	}
-	while (waitpid(pid, &status, 0) < 0)
-		if (errno != EINTR)
-			die("wait");
-	return exit_status(status);
+	return wait_helping(pid);
 }
 
 /* Without a pid namespace a restore needs the very same pids to be free. Pids
@@ -389,6 +446,33 @@ static int detach_main(int argc, char **argv)
 	return 0;
 }
 
+/* How the kernel ended, for whoever has to tell a crash from a planned end:
+ * "exit N" or "signal N" in the file "ended" beside the log, our standard output.
+ * A box that is ended on purpose leaves nobody to write it, and that tells, too. */
+static void note_end(int status)
+{
+	char path[PATH_MAX], text[32];
+	ssize_t size = readlink("/proc/self/fd/1", path, sizeof path - sizeof "ended");
+	char *slash;
+	int fd;
+
+	if (size <= 0)
+		return;
+	path[size] = 0;
+	slash = strrchr(path, '/');
+	if (!slash)
+		return;
+	strcpy(slash + 1, "ended");
+	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return;
+	snprintf(text, sizeof text, WIFSIGNALED(status) ? "signal %d\n" : "exit %d\n",
+		 WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+	if (write(fd, text, strlen(text)) < 0)
+		unlink(path);
+	close(fd);
+}
+
 static int root_main(int argc, char **argv)
 {
 	static const int deaf[] = { SIGINT, SIGHUP, SIGQUIT, SIGTSTP };
@@ -413,8 +497,10 @@ static int root_main(int argc, char **argv)
 		int status;
 		pid_t pid = wait(&status);
 
-		if (pid == kernel)
+		if (pid == kernel) {
+			note_end(status);
 			return exit_status(status);
+		}
 		if (pid < 0 && errno == ECHILD)
 			return OWN_ERROR;
 	}
@@ -429,7 +515,7 @@ static int notify_main(const char *self)
 {
 	const char *action = getenv("CRTOOLS_SCRIPT_ACTION");
 	struct sockaddr_un agent = { .sun_family = AF_UNIX, .sun_path = "notify.sock" };
-	char folder[PATH_MAX], answer = 0;
+	char folder[PATH_MAX], answer = 'w';
 
 	if (!action || strcmp(action, "post-dump"))
 		return 0;
@@ -444,8 +530,12 @@ static int notify_main(const char *self)
 		die("connect to the agent");
 	if (write(fd, action, strlen(action)) < 0)
 		die("tell the agent");
-	if (poll(&wait, 1, NOTIFY_DEADLINE_MS) <= 0 || read(fd, &answer, 1) != 1)
-		die("hear from the agent");
+	const char *told = getenv("CKPT_NOTIFY_SILENCE_MS");
+	int silence = told ? atoi(told) : NOTIFY_SILENCE_MS;
+
+	while (answer == 'w')
+		if (poll(&wait, 1, silence) <= 0 || read(fd, &answer, 1) != 1)
+			die("hear from the agent");
 	return answer == 'k' ? 0 : 1;
 }
 
@@ -461,10 +551,12 @@ int main(int argc, char **argv)
 		return init_main(argc - 2, argv + 2);
 	if (!strcmp(verb, "enter"))
 		return enter_main(argc - 2, argv + 2);
+	if (!strcmp(verb, "watch"))
+		return watch_main(argc - 2, argv + 2);
 	if (!strcmp(verb, "detach"))
 		return detach_main(argc - 2, argv + 2);
 	if (!strcmp(verb, "root"))
 		return root_main(argc - 2, argv + 2);
 	errno = 0;
-	die("usage: ckpt-box init|enter|detach|root ...");
+	die("usage: ckpt-box init|enter|watch|detach|root ...");
 }

@@ -181,7 +181,10 @@ def test_pages_that_do_not_fit_their_map_are_refused(images: Path) -> None:
         page_runs(images)
 
 
-HARMLESS = "Error (criu/util.c:1534): rlimit: Can't setup RLIMIT_NOFILE for self: not permitted\n"
+HARMLESS = """\
+Error (criu/util.c:1534): rlimit: Can't setup RLIMIT_NOFILE for self: Operation not permitted
+Error (criu/net.c:1253): net: Unexpected error: -1(Operation not permitted)
+"""
 
 
 @pytest.mark.parametrize(("line", "expected"), [
@@ -195,6 +198,21 @@ HARMLESS = "Error (criu/util.c:1534): rlimit: Can't setup RLIMIT_NOFILE for self
      "A network port of the session is in use."),
     ("Error (criu/files-ext.c:5): Can't dump file 7 of that type [20666] /dev/nvidia0",
      "A process of the session has the device /dev/nvidia0 open, which cannot be saved."),
+    ("Error (criu/pie/parasite.c:588): send_fds failed (-22)",
+     "A process of the session uses io_uring, which cannot be saved."),
+    ("Error (criu/namespaces.c:460): Can't dump nested user namespace for 103",
+     "A process of the session is in a user namespace of its own, which cannot be saved."),
+    ("Error (criu/cr-dump.c:669): Can't make VM id for 103",
+     "Process 103 of the session is just being started and shares its parent's memory."),
+    ("Error (criu/files-ext.c:94): Can't dump file 3 of that type [600] "
+     "(anon anon_inode:[perf_event])",
+     "A process of the session has a descriptor open (anon_inode:[perf_event]) "
+     "that cannot be saved."),
+    ("Error (criu/sk-inet.c:137): inet: Unsupported proto 262 for socket 34fd29",
+     "A process of the session has a socket of a kind (262) that cannot be saved."),
+    ("Error (criu/proc_parse.c:376): Can't open mapped [/x/libold.so (deleted)]: No such file",
+     "A process of the session maps /x/libold.so, which was deleted or replaced since and "
+     "cannot be saved in this mode."),
     ("Error (criu/something.c:6): an error nobody has seen yet",
      "CRIU failed: an error nobody has seen yet."),
 ])

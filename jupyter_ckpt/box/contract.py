@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import CheckpointError, LaunchFailed, ModeUnavailable
-from ..procfs import ProcessId, descendants
+from ..procfs import ProcessId, all_pids, descendants
 
 ROOT_PID = 100
 """The dump root's pid inside every namespace box (native/box.c says the same)."""
@@ -115,6 +115,22 @@ def kill_and_wait(victims: Sequence[ProcessId]) -> None:
                 f"Process {victims[0].pid} does not end although it was killed.",
                 "It may be waiting for a disk or network file system.")
         time.sleep(0.01)
+
+
+def end_boxes_of(runtime: Path) -> None:
+    """End every box made for the runtime folder `runtime`, recorded or not.
+
+    Called where no kernel of that folder can live: an agent that is killed
+    between making a box and recording it leaves one nobody else knows of.
+    """
+    for pid in all_pids():
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                words = file.read().split(b"\0")
+        except OSError:
+            continue
+        if words[1:4] == [b"init", b"--runtime", os.fsencode(runtime)]:
+            kill_and_wait(identities(pid))
 
 
 def identities(pid: int) -> list[ProcessId]:

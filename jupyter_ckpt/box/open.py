@@ -55,7 +55,7 @@ class OpenBox(Box):
         return None
 
     def command(self, cmd: Sequence[str], cwd: str | None = None) -> list[str]:
-        return list(cmd)
+        return [str(self.binary), "watch", "--", *cmd]
 
     def start_root(
         self, cmd: Sequence[str], env: Mapping[str, str], cwd: str, umask: int = 0o077

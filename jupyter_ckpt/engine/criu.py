@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CannotBeSaved, CriuBroken, DumpFailed, OutOfSpace, RestoreFailed
 from .criulog import cause
+from .holders import LOOK_EVERY_S, Tell, Watch, await_end, kill_all, nobody
 from .images import read_image
-from .notifications import Notifications
+from .notifications import SILENCE_S, Measure, Notifications
 
-GHOST_LIMIT = "1G"
+GHOST_LIMIT_BYTES = 1 << 30
+"""Deleted files that are still open are part of the images up to this size."""
+RESTORE_DEADLINE_S = 60.0
+RESTORE_DEADLINE_S_PER_GB = 60.0
+"""Far beyond what a slow disk takes (0.6 to 1.2 s per GB were measured)."""
+_KILLED = (-9, 128 + 9)
 
 RunInBox = Callable[[Sequence[str]], list[str]]
 """Turns a command into the argv that runs it inside a box with privileges."""
@@ -27,16 +34,18 @@ class Criu:
     """A criu binary, the privilege mode it runs in, and the way into the box.
 
     ``notifier`` is the action script: a link named ``ckpt-notify`` to the
-    ``ckpt-box`` program.
+    ``ckpt-box`` program in the folder of this run; without a sign of life for
+    ``silence_s`` it ends the freeze.
     """
 
     binary: Path
     mode: str
     notifier: Path
+    silence_s: float = SILENCE_S
 
     def _common(self, images: Path, log: str) -> list[str]:
         options = ["-D", str(images), "-o", log, "-v2", "--file-locks",
-                   "--manage-cgroups=ignore", "--ghost-limit", GHOST_LIMIT]
+                   "--manage-cgroups=ignore", "--ghost-limit", str(GHOST_LIMIT_BYTES)]
         if self.mode == "root":
             options += ["--tcp-established", "--network-lock", "skip"]
         else:
@@ -44,43 +53,76 @@ class Criu:
         return options
 
     def dump(
-        self, root_pid: int, images: Path, inside: RunInBox, while_frozen: Callable[[], None]
+        self, root_pid: int, images: Path, inside: RunInBox, while_frozen: Callable[[], None],
+        progress: Measure = lambda: None, tell: Tell = nobody,
     ) -> float:
         """Dump the tree of `root_pid` (as the box counts) and let it run on.
 
         `while_frozen` is called when all images are written and the tree still
-        stands still; an exception from it gives the dump up. Returns the pause
+        stands still; an exception from it, or standing still itself by what
+        `progress` measures, gives the dump up. `tell` gets a sentence when criu
+        stands still, '' when it goes on. Returns the pause
         in seconds. Raises `CannotBeSaved`, `OutOfSpace` or `DumpFailed` with
         the log's path; the tree runs in every case.
         """
         argv = [str(self.binary), "dump", "-t", str(root_pid), "--leave-running",
                 *self._common(images, "dump.log"), "--action-script", str(self.notifier)]
+        # What the script's and criu's command lines name.
+        watch = Watch(str(images), str(self.notifier), tell=tell)
         with Notifications(self.notifier.parent) as notifications:
-            process = _start(inside(argv))
+            process = _start(inside(argv), CKPT_NOTIFY_SILENCE_MS=str(int(self.silence_s * 1000)))
             # Never killed: it holds the tree, and only its own end lets go.
-            failure = notifications.serve(process, while_frozen)
+            failure = notifications.serve(process, while_frozen, progress, watch)
+        # What we waited for may have been killed, and criu have gone on without it.
+        await_end(watch, tell)
+        if process.returncode in _KILLED:
+            raise DumpFailed("criu was killed (signal 9) while it was saving the session.",
+                             "The system may be out of memory: see 'dmesg'.")
         if failure is not None:
             raise failure
         if process.returncode != 0:
             raise _dump_error(images / "dump.log")
         return _pause_s(images)
 
-    def restore(self, images: Path, inside: RunInBox) -> None:
+    def restore(
+        self, images: Path, inside: RunInBox, deadline_s: float | None = None,
+        tell: Tell = nobody,
+    ) -> None:
         """Restore the tree in `images` and leave it running, detached.
 
-        Raises `RestoreFailed` with the cause and the log's path; then nothing
-        of the tree runs.
+        Raises `RestoreFailed` with the cause and the log's path; then criu has
+        ended, and what it had begun of the tree has to be ended with its box.
+        A restore that hangs is killed after `deadline_s` (default: by the size
+        of the images), for unlike a dump it holds nothing that lived before.
         """
         argv = [str(self.binary), "restore", "-d", *self._common(images, "restore.log")]
-        status = _start(inside(argv)).wait()
+        if deadline_s is None:
+            deadline_s = _restore_deadline_s(images)
+        process = _start(inside(argv))
+        watch = Watch(str(images), tell=tell)
+        deadline = time.monotonic() + deadline_s
+        while process.poll() is None:
+            if time.monotonic() > deadline:
+                kill_all(str(images))
+                process.wait()
+                raise RestoreFailed(
+                    f"criu did not bring the session back within {deadline_s:.0f} s.",
+                    "Another process may hold a file lock that the session had, or a disk "
+                    "may not answer.")
+            try:
+                process.wait(min(LOOK_EVERY_S, deadline_s))
+            except subprocess.TimeoutExpired:
+                watch.look()
+        status = process.returncode
         if status != 0:
             log = images / "restore.log"
             sentence, hint = cause(log)
             raise RestoreFailed(sentence, hint, str(log) if log.exists() else "")
 
 
-def _start(argv: list[str]) -> subprocess.Popen[bytes]:
-    env = {"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), "LC_ALL": "C"}
+def _start(argv: list[str], **told: str) -> subprocess.Popen[bytes]:
+    env = {"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), "LC_ALL": "C",
+           **told}
     try:
         # In a session of its own: what ends the agent must not end a criu that
         # holds a frozen tree.
@@ -90,6 +132,11 @@ def _start(argv: list[str]) -> subprocess.Popen[bytes]:
     except OSError as error:
         raise CriuBroken(f"CRIU cannot be started: {error}.",
                          "Run 'jupyter ckpt setup'.") from error
+
+
+def _restore_deadline_s(images: Path) -> float:
+    size_gb = sum(path.stat().st_size for path in images.iterdir()) / 1e9
+    return RESTORE_DEADLINE_S + size_gb * RESTORE_DEADLINE_S_PER_GB
 
 
 def _dump_error(log: Path) -> DumpFailed:

@@ -9,15 +9,23 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+MOST_CHARS = 400
+"""Of a line: paths have room in it, and garbage does not fill a message."""
 _NOISE = re.compile(
     r"RLIMIT_NOFILE|net\.c:\d+|Dumping FAILED|Restoring FAILED|Can't get link"
     r"|exited with|killed by signal|returned non-zero|Unable to dump|Can't dump|uns: calls"
     r"|cr-restore\.c:\d+\): \d+ exited|cgroup"
 )
 
+CHANGED_SIZE = "changed its size since the checkpoint"
+
+_HARMLESS = re.compile(
+    r"RLIMIT_NOFILE|net\.c:\d+\): net: Unexpected error: -1\(Operation not permitted\)")
+"""What CRIU always says without privileges: no cause of anything."""
+
 # What CRIU says -> (what it means, what to do). \1 stands for the first group.
 _CAUSES: list[tuple[re.Pattern[str], str, str]] = [
-    (re.compile(r"File (.+?) has bad size"), "The file {0} changed its size since the checkpoint.",
+    (re.compile(r"File (.+?) has bad size"), f"The file {{0}} {CHANGED_SIZE}.",
      "Bring the file back as it was, or restore with --files keep or put-back."),
     (re.compile(r"File (.+?) has bad mode"),
      "The permissions of {0} are not what they were at the checkpoint.",
@@ -34,9 +42,36 @@ _CAUSES: list[tuple[re.Pattern[str], str, str]] = [
                 r"Can't bind inet socket back: Address already in use"),
      "A network port of the session is in use.",
      "Wait a minute (the system keeps closed ports for 60 s) and restore again."),
-    (re.compile(r"io_uring|anon_inode:\[io_uring\]"),
+    (re.compile(r"io_uring|anon_inode:\[io_uring\]|send_fds failed \(-22\)"),
      "A process of the session uses io_uring, which cannot be saved.",
      "Close it (for uvloop: use asyncio's own loop) and save again."),
+    (re.compile(r"Can't make VM id for (\d+)"),
+     "Process {0} of the session is just being started and shares its parent's memory.",
+     "Save again in a moment."),
+    (re.compile(r"Can't dump nested (\w+) namespace for \d+|Can't make (\w+?)(?:ns)? id"),
+     "A process of the session is in a {0} namespace of its own, which cannot be saved.",
+     "End it, or start it without its sandbox, and save again."),
+    (re.compile(r"Zombies with threads"),
+     "The main thread of a process has ended while others run, which cannot be saved.",
+     "End that process and save again."),
+    (re.compile(r"pidfd pid (\d+) is not a part"),
+     "A process of the session holds a descriptor of process {0} outside of it, "
+     "which cannot be saved.", "Close it and save again."),
+    (re.compile(r"Can't lookup mount=\d+ for fd=\d+ path=(\S+)"),
+     "The session has {0} open, which is on no file system that it sees and cannot be saved.",
+     "Close it and save again."),
+    (re.compile(r"Can't open mapped \[/\[aio\]"),
+     "A process of the session uses asynchronous I/O, which cannot be saved in this mode.",
+     "End what uses it and save again."),
+    (re.compile(r"Can't open mapped \[(.+?) \(deleted\)\]"),
+     "A process of the session maps {0}, which was deleted or replaced since and "
+     "cannot be saved in this mode.", "Restart what uses the file and save again."),
+    (re.compile(r"suspending seccomp failed"),
+     "A process of the session is confined by seccomp, which cannot be saved in this mode.",
+     "End it and save again."),
+    (re.compile(r"Unsupported proto (\d+)|Unknown socket collected \((family \d+)\)"),
+     "A process of the session has a socket of a kind ({0}) that cannot be saved.",
+     "Close it and save again."),
     (re.compile(r"SysV|sysvipc|ipc.*shm", re.I),
      "A process of the session uses System V shared memory, which cannot be saved here.",
      "Use POSIX shared memory (multiprocessing.shared_memory) instead."),
@@ -55,6 +90,9 @@ _CAUSES: list[tuple[re.Pattern[str], str, str]] = [
      "A process of the session is connected to a program outside through a unix socket, "
      "which cannot be saved.",
      "Close that connection (a debugger, a display, an agent) and save again."),
+    (re.compile(r"Can't dump file \d+ of that type \[\d+\] \(\w+ (.+?)\)"),
+     "A process of the session has a descriptor open ({0}) that cannot be saved.",
+     "Close it and save again."),
     (re.compile(r"ghost file .*?too (?:large|big)|Can't dump ghost file (\S+)", re.I),
      "A deleted file that is still open is larger than the limit for saving.",
      "Close the file or keep it in the file system."),
@@ -75,8 +113,8 @@ def error_lines(log: Path) -> list[str]:
         text = log.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
-    lines = [line for line in text.splitlines() if "Error (" in line]
-    return [line for line in lines if "RLIMIT_NOFILE" not in line]
+    lines = [line[:MOST_CHARS] for line in text.splitlines() if "Error (" in line]
+    return [line for line in lines if not _HARMLESS.search(line)]
 
 
 def cause(log: Path) -> tuple[str, str]:

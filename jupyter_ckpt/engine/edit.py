@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ def accept_present(images: Path, present: Mapping[str, tuple[int, int]]) -> None
     """Let files come back with what they are now: {path: (size in bytes, st_mode)}."""
 
     def edit(reg: Any) -> None:
-        if reg.name in present:
-            reg.size, reg.mode = present[reg.name]
+        path = os.fsdecode(reg.name)
+        if path in present:
+            reg.size, reg.mode = present[path]
 
     _edit_files(images, edit)
 
@@ -23,8 +25,9 @@ def move_folder(images: Path, old: str, new: str) -> None:
     """Let the files of folder `old` be found in folder `new`."""
 
     def edit(reg: Any) -> None:
-        if reg.name.startswith(old + "/"):
-            reg.name = new + reg.name[len(old) :]
+        path = os.fsdecode(reg.name)
+        if path.startswith(old + "/"):
+            reg.name = os.fsencode(new + path[len(old) :])
 
     if old != new:
         _edit_files(images, edit)

@@ -32,11 +32,15 @@ def page_runs(images: Path) -> dict[str, list[Run]]:
     """
     found: dict[str, list[Run]] = {}
     for pagemap in sorted(images.glob("pagemap-*.img")):
-        head, *entries = read_image(pagemap, "pagemap_entry", head="pagemap_head")
+        messages = read_image(pagemap, "pagemap_entry", head="pagemap_head")
+        if not messages:
+            raise IntegrityError(f"{pagemap.name} of the dump is empty.")
+        head, *entries = messages
         name = f"pages-{head.pages_id}.img"
         runs = list(_runs(entries))
         present = sum(run.length for run in runs)
-        if present != (images / name).stat().st_size:
+        pages = images / name
+        if not pages.is_file() or present != pages.stat().st_size:
             raise IntegrityError(f"{pagemap.name} and {name} of the dump do not fit together.")
         found.setdefault(name, []).extend(runs)
     return found

@@ -1,9 +1,14 @@
 """The agent's side of CRIU's action script (native/box.c, ``ckpt-notify``).
 
 CRIU starts the script when all images are written and the tree still stands
-still. The script connects here and waits for one byte: ``k`` to go on, anything
-else, or the end of the connection, to give the dump up. So a dead agent never
-holds a frozen tree.
+still. The script connects here and waits for a word: ``k`` to go on, ``n`` to
+give the dump up; every ``w`` tells that we are still at work. Ten seconds
+without any, or the end of the connection, give the dump up, too: neither a dead
+agent nor one that hangs keeps a tree frozen.
+
+The work is done in a thread of its own, and ``w`` is sent only when it has got
+on since the last one. So work that hangs (a file system that is gone) ends the
+freeze as well.
 """
 
 from __future__ import annotations
@@ -12,10 +17,22 @@ import os
 import select
 import socket
 import subprocess
+import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+from ..errors import DumpFailed
+from .holders import LOOK_EVERY_S, Watch
+
 SOCKET_NAME = "notify.sock"
+SILENCE_S = 10.0
+"""How long ``ckpt-notify`` waits for the next sign of life."""
+MOST_FROZEN_S = 600.0
+"""How long the work of one freeze may take, however well it gets on."""
+
+Measure = Callable[[], object]
 
 
 class Notifications:
@@ -41,30 +58,82 @@ class Notifications:
         self._path.unlink(missing_ok=True)
 
     def serve(
-        self, process: subprocess.Popen[bytes], while_frozen: Callable[[], None]
+        self, process: subprocess.Popen[bytes], while_frozen: Callable[[], None],
+        progress: Measure, watch: Watch,
     ) -> Exception | None:
-        """Answer until `process` (criu) has ended; return what `while_frozen` raised."""
+        """Answer until `process` (criu) has ended; return what went wrong on our side.
+
+        `progress` measures `while_frozen`: another value means that it gets on.
+        """
         failure: Exception | None = None
+        work: _Work | None = None
         ended = os.pidfd_open(process.pid)
         try:
             while True:
-                ready, _, _ = select.select([self._socket.fileno(), ended], [], [])
-                if self._socket.fileno() not in ready:
+                waiting = self._socket.fileno() if work is None else work.finished
+                ready, _, _ = select.select([waiting, ended], [], [], LOOK_EVERY_S)
+                if waiting in ready and work is None:
+                    watch.look(may_rest=True)
+                    work = _Work(self._socket.accept()[0], while_frozen, progress)
+                elif waiting in ready and work is not None:
+                    failure, work = work.answer(), None
+                elif ended in ready:
                     process.wait()
-                    return failure
-                script, _ = self._socket.accept()
-                with script:
-                    failure = self._answer(script, while_frozen)
+                    return failure if work is None else work.abandon()
+                else:
+                    watch.look(may_rest=work is not None)
+                    if work is not None:
+                        work.show_life()
         finally:
             os.close(ended)
 
-    @staticmethod
-    def _answer(script: socket.socket, while_frozen: Callable[[], None]) -> Exception | None:
-        script.recv(64)
+
+class _Work:
+    """One call of `while_frozen` in a thread, and the script that waits for its end."""
+
+    def __init__(self, script: socket.socket, do: Callable[[], None], progress: Measure) -> None:
+        script.settimeout(SILENCE_S)
+        self._script, self._do, self._progress = script, do, progress
+        self._failure: Exception | None = None
+        self._since = time.monotonic()
+        self._seen: object = None
+        self.finished, self._told = os.pipe()
+        """Readable when the work has ended."""
+        threading.Thread(target=self._run, name="frozen", daemon=True).start()
+
+    def _run(self) -> None:
         try:
-            while_frozen()
+            self._script.recv(64)  # or its word could come when we have gone, and fail
+            self._do()
         except Exception as error:
-            script.sendall(b"n")
-            return error
-        script.sendall(b"k")
-        return None
+            self._failure = error
+        finally:
+            os.close(self._told)
+
+    def show_life(self) -> None:
+        """Tell the script that the work gets on, if it does."""
+        seen = self._progress()
+        if seen != self._seen and time.monotonic() - self._since < MOST_FROZEN_S:
+            self._seen = seen
+            self._send(b"w")
+
+    def answer(self) -> Exception | None:
+        """Let the script go on, or give the dump up; return what the work raised."""
+        self._send(b"n" if self._failure is not None else b"k")
+        self._close()
+        return self._failure
+
+    def abandon(self) -> Exception:
+        """Return why criu ended before the work did; the thread ends whenever it can."""
+        self._close()
+        return DumpFailed(
+            "Copying the session's open files did not end in time, so the checkpoint was given up.",
+            "Look for files on a disk or network that does not answer.")
+
+    def _send(self, word: bytes) -> None:
+        with suppress(OSError):  # it has given up already: criu's status tells
+            self._script.sendall(word)
+
+    def _close(self) -> None:
+        self._script.close()
+        os.close(self.finished)

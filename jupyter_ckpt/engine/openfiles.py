@@ -7,6 +7,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import IntegrityError
 from .images import read_image
 
 _ACCESS = os.O_ACCMODE
@@ -38,17 +39,32 @@ def open_files(images: Path) -> list[OpenFile]:
         if not entry.HasField("reg") or entry.id in deleted:
             continue
         reg = entry.reg
-        if not reg.name.startswith("/") or not stat.S_ISREG(reg.mode or stat.S_IFREG):
+        path = os.fsdecode(reg.name)
+        if not path.startswith("/") or not stat.S_ISREG(reg.mode or stat.S_IFREG):
             continue
         role = _role(reg.flags, entry.id in by_descriptor, entry.id in shared_writable)
         build_id = "".join(f"{part:08x}" for part in reg.build_id)
-        this = OpenFile(reg.name, role, reg.size, [entry.id], build_id)
-        known = found.setdefault(reg.name, this)
+        this = OpenFile(path, role, reg.size, [entry.id], build_id)
+        known = found.setdefault(path, this)
         if known is not this:
             known.image_ids.append(entry.id)
             known.role = max(known.role, role, key=_STRENGTH.index)
             known.build_id = known.build_id or build_id
     return list(found.values())
+
+
+def special_files(images: Path) -> dict[str, int]:
+    """Return {path: file type} of the folders and named pipes that a dump has open."""
+    deleted = _deleted_ids(images)
+    found = {}
+    for entry in read_image(images / "files.img", "file_entry"):
+        if not entry.HasField("reg") or entry.id in deleted:
+            continue
+        kind = stat.S_IFMT(entry.reg.mode)
+        name = os.fsdecode(entry.reg.name)
+        if name.startswith("/") and kind in (stat.S_IFDIR, stat.S_IFIFO):
+            found[name] = kind
+    return found
 
 
 _STRENGTH = ["mapped", "read", "append", "write"]
@@ -104,6 +120,8 @@ def process_tree(images: Path) -> Tree:
     bytes there instead when the process is a zombie.
     """
     entries = read_image(images / "pstree.img", "pstree_entry")
+    if not entries:
+        raise IntegrityError("Image pstree.img names no process.")
     ids = {each for e in entries for each in (e.pid, e.pgid, e.sid)}
     ids.update(thread for e in entries if len(e.threads) > 1 for thread in e.threads)
     return Tree([e.pid for e in entries], max(ids), ids)

@@ -17,7 +17,7 @@ _Type = descriptor_pb2.FieldDescriptorProto
 _MESSAGES: dict[str, dict[str, tuple[int, str, bool]]] = {
     "reg_file_entry": {
         "id": (1, "uint32", False), "flags": (2, "uint32", False), "pos": (3, "uint64", False),
-        "name": (6, "string", False), "size": (8, "uint64", False), "ext": (9, "bool", False),
+        "name": (6, "bytes", False), "size": (8, "uint64", False), "ext": (9, "bool", False),
         "mode": (10, "uint32", False), "build_id": (11, "uint32", True),
     },
     "inet_sk_entry": {

@@ -1,0 +1,188 @@
+"""What CRIU could not save of a running tree, found before the tree is stopped.
+
+Only /proc and sock_diag are read: nothing here stops, traces or asks a process.
+What a tree holds may change until the freeze, so CRIU's own error (`criulog`)
+stays the last word. `unsupported.UNSUPPORTED` is the list of what is looked for.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from ..errors import CannotBeSaved
+from ..procfs import command_name, descendants, inner_pid, stat_fields, status_lines
+from .held import Surroundings, descriptor_kind, mapping_kinds, mount_points
+from .unixpeers import UnixSocket, unix_sockets
+from .unsupported import UNSUPPORTED
+
+_NAMESPACES = {"pid_for_children": "process id", "user": "user", "net": "network", "mnt": "mount",
+               "ipc": "System V IPC", "uts": "host name", "time": "time", "cgroup": "cgroup"}
+_CAP_SYS_RESOURCE = 1 << 24
+_SCHED_DEADLINE, _POLICY_FIELD = 6, 38
+_SOCK_DGRAM = 2
+_STUCK_S, _STUCK_POLL_S = 3.0, 0.02
+_NAMED = 4
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that cannot be saved: `pid` as the session sees it."""
+
+    kind: str
+    pid: int
+    process: str
+    where: str = ""
+    subject: str = ""
+
+    def __str__(self) -> str:
+        what = UNSUPPORTED[self.kind].what.format(self.subject)
+        where = f" ({self.where})" if self.where else ""
+        return f"process {self.pid} ({self.process}) {what}{where}"
+
+    @property
+    def advice(self) -> str:
+        return UNSUPPORTED[self.kind].advice.format(
+            self.subject, pid=self.pid, process=self.process)
+
+
+def check_can_be_saved(
+    root_pid: int, mode: str, ghost_limit_bytes: int, own_sockets: Sequence[str] = ()
+) -> None:
+    """Raise `CannotBeSaved` naming all that stands in the way of a dump.
+
+    ``root_pid`` is the tree's root as this process counts, ``own_sockets`` are
+    names of unix sockets that are closed before the freeze. Changes nothing.
+    """
+    found = findings(root_pid, mode, ghost_limit_bytes, own_sockets)
+    if not found:
+        return
+    named = "; ".join(str(each) for each in found[:_NAMED])
+    more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    advice = list(dict.fromkeys(each.advice for each in found))[:_NAMED]
+    raise CannotBeSaved(f"The session cannot be saved as it is: {named}{more}.",
+                        " ".join([*advice, "Then save again."]))
+
+
+def findings(
+    root_pid: int, mode: str, ghost_limit_bytes: int, own_sockets: Sequence[str] = ()
+) -> list[Finding]:
+    """Return what of the tree below `root_pid` cannot be saved in `mode`, each once."""
+    search = _Search(root_pid, ghost_limit_bytes, tuple(own_sockets))
+    return list(dict.fromkeys(
+        each for each in search.run() if mode in UNSUPPORTED[each.kind].modes))
+
+
+class _Search:
+    """One look at all processes of a tree; those that end meanwhile are left out."""
+
+    def __init__(self, root_pid: int, ghost_limit: int, own_sockets: tuple[str, ...]) -> None:
+        self.pids = descendants(root_pid)
+        self.own_sockets = own_sockets
+        self.unix: dict[int, tuple[int, str]] = {}
+        """{inode: (pid, descriptor)} of the tree's unix sockets."""
+        self.namespaces: dict[str, str] = {}
+        mounts: dict[int, str] = {}
+        with suppress(OSError):
+            mounts = mount_points(f"/proc/{root_pid}")
+        self.around = Surroundings(set(self.pids), ghost_limit, mounts,
+                                   set(mount_points("/proc/self").values()))
+        self.users = _users(os.getpid())
+        own = int(status_lines(os.getpid()).get("CapEff", "0"), 16)
+        self.may_limit_others = bool(own & _CAP_SYS_RESOURCE)
+
+    def run(self) -> Iterator[Finding]:
+        for pid in self.pids:
+            for look in (self._status, self._program, self._descriptors, self._mappings):
+                with suppress(OSError):
+                    yield from look(pid)
+        yield from self._outer_connections()
+
+    def _found(self, kind: str, pid: int, where: str = "", subject: str = "") -> Finding:
+        numbers = status_lines(pid).get("NSpid", str(pid)).split()
+        return Finding(kind, int(numbers[-1]), command_name(pid), where, subject)
+
+    def _status(self, pid: int) -> Iterator[Finding]:
+        status, fields = status_lines(pid), stat_fields(pid)
+        if fields is None or not status:
+            return
+        zombie = fields[0] in "ZX"
+        if tracer := int(status.get("TracerPid", "0")):
+            number = inner_pid(tracer) if tracer in self.around.pids else tracer
+            yield self._found("traced", pid, subject=f"process {number} ({command_name(tracer)})")
+        if zombie and int(status.get("Threads", "1")) > 1:
+            yield self._found("dead-leader", pid)
+        if zombie:
+            return
+        if status.get("Seccomp", "0") != "0":
+            yield self._found("seccomp", pid)
+        if int(fields[_POLICY_FIELD]) == _SCHED_DEADLINE:
+            yield self._found("deadline-scheduling", pid)
+        if status.get("Uid", "").split() != self.users and not self.may_limit_others:
+            yield self._found("other-user", pid)
+        if fields[0] == "D" and _is_stuck(pid):
+            yield self._found("stuck", pid)
+
+    def _program(self, pid: int) -> Iterator[Finding]:
+        if os.readlink(f"/proc/{pid}/exe").startswith("/memfd:"):
+            yield self._found("memory-program", pid)
+        for name, word in _NAMESPACES.items():
+            link = os.readlink(f"/proc/{pid}/ns/{name}")
+            if self.namespaces.setdefault(name, link) != link:  # the first is the root's
+                yield self._found("namespace", pid, subject=word)
+                return
+
+    def _descriptors(self, pid: int) -> Iterator[Finding]:
+        process = f"/proc/{pid}"
+        for number in os.listdir(f"{process}/fd"):
+            with suppress(OSError):
+                link = os.readlink(f"{process}/fd/{number}")
+                if link.startswith("socket:"):
+                    self.unix.setdefault(int(link[8:-1]), (pid, number))
+                found = descriptor_kind(process, number, link, self.around)
+                if found is not None:
+                    yield self._found(found[0], pid, f"descriptor {number}", found[1])
+
+    def _mappings(self, pid: int) -> Iterator[Finding]:
+        with open(f"/proc/{pid}/maps", "rb") as maps:
+            for address, (kind, subject) in mapping_kinds(maps.read()):
+                yield self._found(kind, pid, f"mapping at 0x{address}", subject)
+
+    def _outer_connections(self) -> Iterator[Finding]:
+        """Yield unix sockets whose other end is not in the tree."""
+        known = unix_sockets() if self.unix else {}
+        for inode, (pid, number) in self.unix.items():
+            this = known.get(inode)
+            if this is None or not this.peer or this.peer in self.unix:
+                continue
+            name = _name(known.get(this.peer)) or this.name
+            if name and name.endswith(self.own_sockets):
+                continue
+            kind = "unix-datagram" if this.kind == _SOCK_DGRAM else "unix-connection"
+            yield self._found(kind, pid, f"descriptor {number}", name or "a program")
+
+
+def _name(other: UnixSocket | None) -> str:
+    return other.name if other is not None else ""
+
+
+def _users(pid: int) -> list[str]:
+    return status_lines(pid).get("Uid", "").split()
+
+
+def _is_stuck(pid: int) -> bool:
+    """Wait a moment for a process that waits for a disk; tell whether it never went on."""
+    def progress() -> tuple[str | None, ...]:
+        status = status_lines(pid)
+        return (status.get("voluntary_ctxt_switches"), status.get("nonvoluntary_ctxt_switches"))
+
+    before, deadline = progress(), time.monotonic() + _STUCK_S
+    while time.monotonic() < deadline:
+        fields = stat_fields(pid)
+        if fields is None or fields[0] != "D" or progress() != before:
+            return False
+        time.sleep(_STUCK_POLL_S)
+    return True

@@ -1,0 +1,104 @@
+"""The one list of what cannot be saved: kinds, words, advice, modes.
+
+`preflight` looks for these things, ``docs/reference/what-cannot-be-saved.md``
+is written from them, and `tests/test_preflight.py` tries each with CRIU itself
+in root and rootless mode, except for the few it names (no hardware for them).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ALL_MODES = frozenset({"root", "rootless", "caps"})
+UNPRIVILEGED = frozenset({"rootless", "caps"})
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """One kind: ``what`` a process does ("process 7 (python) ..."), {} is its subject."""
+
+    what: str
+    advice: str
+    modes: frozenset[str] = ALL_MODES
+
+
+UNSUPPORTED: dict[str, Unsupported] = {
+    # descriptors
+    "io-uring": Unsupported(
+        "uses io_uring", "Close the ring (for uvloop: use asyncio's own loop)."),
+    "userfaultfd": Unsupported(
+        "uses userfaultfd", "End what uses it."),
+    "anonymous": Unsupported(
+        "has a kernel object of the kind '{0}' open",
+        "Close it, or end process {pid} ({process})."),
+    "gpu": Unsupported(
+        "has the graphics processor {0} open",
+        "Move the data to main memory and end process {pid} ({process}), or do GPU work in a "
+        "process that can be ended."),
+    "device": Unsupported(
+        "has the device {0} open", "Close it, or end process {pid} ({process})."),
+    "socket": Unsupported(
+        "has a {0} socket open", "Close it, or end process {pid} ({process})."),
+    "unix-connection": Unsupported(
+        "is connected to {0} outside of the session through a unix socket",
+        "Close that connection, or end process {pid} ({process})."),
+    "unix-datagram": Unsupported(
+        "is connected to {0} outside of the session through a unix datagram socket",
+        "Close it (for logging: remove the SysLogHandler)."),
+    "inotify": Unsupported(
+        "watches files with inotify", "Stop the watcher, or use root mode.", UNPRIVILEGED),
+    "fanotify": Unsupported(
+        "watches files with fanotify", "Stop the watcher, or use root mode.", UNPRIVILEGED),
+    "outer-pidfd": Unsupported(
+        "holds a descriptor of a process outside of the session", "Close it."),
+    "deleted-file": Unsupported(
+        "has the deleted file {0} open, which is larger than 1 GiB",
+        "Close it, or write it where it keeps its name."),
+    "secret-memory": Unsupported(
+        "uses secret memory (memfd_secret)", "Close and unmap it."),
+    "outer-file": Unsupported(
+        "has {0} open, which is on no file system that the session sees", "Close it."),
+    "inner-mount": Unsupported(
+        "has {0} open, which is on a file system mounted inside the session",
+        "Close it, and mount that file system outside of the session."),
+    # mappings
+    "sysv-shared-memory": Unsupported(
+        "uses System V shared memory",
+        "Detach it; use POSIX shared memory (multiprocessing.shared_memory) instead."),
+    "gpu-memory": Unsupported(
+        "has memory of the graphics processor {0} mapped",
+        "End process {pid} ({process}), or do GPU work in a process that can be ended."),
+    "device-memory": Unsupported(
+        "has memory of the device {0} mapped", "Unmap it, or end process {pid} ({process})."),
+    "aio": Unsupported(
+        "uses Linux asynchronous I/O (io_setup)", "End what uses it, or use root mode.",
+        UNPRIVILEGED),
+    "deleted-mapping": Unsupported(
+        "runs or maps {0}, which was deleted or replaced since",
+        "Bring the session's programs and libraries up to date by restarting it after an "
+        "installation, or end process {pid} ({process}); root mode can save it.", UNPRIVILEGED),
+    "uprobes": Unsupported("is watched by a uprobe", "End the tracing program."),
+    # the process itself
+    "traced": Unsupported(
+        "is traced by {0}", "Detach the debugger or tracer (gdb, strace, py-spy)."),
+    "stuck": Unsupported(
+        "waits for a disk or a network file system that does not answer",
+        "Wait until that file system answers."),
+    "dead-leader": Unsupported(
+        "goes on in threads after its main thread has ended",
+        "End process {pid} ({process})."),
+    "memory-program": Unsupported(
+        "runs a program that is in memory only (memfd)", "End process {pid} ({process})."),
+    "deadline-scheduling": Unsupported(
+        "is scheduled by deadlines (SCHED_DEADLINE)", "Give it ordinary scheduling (chrt)."),
+    "seccomp": Unsupported(
+        "is confined by seccomp", "End process {pid} ({process}), or use root mode.",
+        UNPRIVILEGED),
+    "namespace": Unsupported(
+        "is in a {0} namespace of its own (a sandbox or container)",
+        "End process {pid} ({process}), or start it without its sandbox (for Chromium: "
+        "--no-sandbox)."),
+    "other-user": Unsupported(
+        "runs as another user, and this machine denies the privilege CAP_SYS_RESOURCE",
+        "End process {pid} ({process}).", frozenset({"root"})),
+}
