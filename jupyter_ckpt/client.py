@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .agent_place import help_or_end_hung
 from .errors import AgentUnreachable, from_dict
 from .locations import Locations
 from .protocol import SOCKET_NAME, Job, checked_kernel_id
@@ -21,6 +22,8 @@ from .protocol import SOCKET_NAME, Job, checked_kernel_id
 OnProgress = Callable[[Job], None]
 POLL_S = 0.02
 START_DEADLINE_S = 30.0
+POLL_TIMEOUT_S = 15.0
+"""For questions that every agent answers from memory, however long its acts take."""
 _REQUEST_TIMEOUT_S = 60.0
 
 
@@ -88,15 +91,21 @@ class AgentClient:
         """Ask for an act; asking again with the same id is harmless."""
         return Job.from_dict(self.request("PUT", f"/{kind}/{request_id}", body))
 
-    def job(self, kind: str, request_id: str) -> Job:
-        return Job.from_dict(self.request("GET", f"/{kind}/{request_id}"))
+    def job(self, kind: str, request_id: str, store: str | None = None) -> Job:
+        """Return a job; raise `JobNotFound` when it was neither asked for nor done.
+
+        What an agent finished that has died since is looked for in `store`, a
+        folder (default: the agent's own).
+        """
+        body = {"store": store} if store else None
+        return Job.from_dict(self.request("GET", f"/{kind}/{request_id}", body, POLL_TIMEOUT_S))
 
     def cancel(self, kind: str, request_id: str) -> Job:
         return Job.from_dict(self.request("DELETE", f"/{kind}/{request_id}"))
 
     def wait(
         self, kind: str, request_id: str, on_progress: OnProgress | None = None,
-        timeout_s: float | None = None,
+        timeout_s: float | None = None, store: str | None = None,
     ) -> Job:
         """Poll a job to its end and return it; raise the job's own error.
 
@@ -104,7 +113,7 @@ class AgentClient:
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            job = self.job(kind, request_id)
+            job = self.job(kind, request_id, store)
             if on_progress is not None:
                 on_progress(job)
             if job.finished:
@@ -124,7 +133,7 @@ class AgentClient:
         """Put a job, wait for its end and return its result; raise its error."""
         chosen = request_id or secrets.token_hex(12)
         self.put(kind, chosen, body)
-        return self.wait(kind, chosen, on_progress).result or {}
+        return self.wait(kind, chosen, on_progress, store=body.get("store")).result or {}
 
     def note_session(self, **fields: Any) -> None:
         """Note any of session, notebook and owner in the kernel's record."""
@@ -155,12 +164,16 @@ class AgentClient:
 
 
 def start_agent(locations: Locations, kernel_id: str) -> AgentClient:
-    """Start an agent for a kernel id and return its client once it listens.
+    """Return the client of a kernel id's agent, started if there is none, once it listens.
 
-    It takes over the kernel its record tells of, if that lives. Raises
+    A new one takes over the kernel its record tells of, if that lives; one that
+    hangs is continued or, after `HUNG_AFTER_S`, ended. Raises
     `AgentUnreachable` with the agent's own words when it does not start.
     """
     folder = locations.folder(checked_kernel_id(kernel_id))
+    client = AgentClient(folder)
+    if client.answers() or help_or_end_hung(folder, client.answers):
+        return client
     argv = [sys.executable, "-m", "jupyter_ckpt.kernel_agent", "--folder", str(folder),
             "--store", str(locations.store_dir), "--connections", str(locations.connection_dir)]
     try:
@@ -174,4 +187,4 @@ def start_agent(locations: Locations, kernel_id: str) -> AgentClient:
         lines = done.stderr.strip().splitlines()
         raise AgentUnreachable(lines[-1] if lines else "The kernel's agent did not start.",
                                f"Its log is {folder / 'agent.log'}.")
-    return AgentClient(folder)
+    return client

@@ -8,7 +8,6 @@ belongs to nobody: the death of a server does not touch it.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import logging
 import os
 import signal
@@ -19,12 +18,16 @@ from pathlib import Path
 
 from .agent.core import Agent
 from .agent.server import AgentServer
-from .agent.tools import Tools
+from .agent.tools import Tools, finish_removals
+from .agent_place import Place, take
+from .client import AgentClient
 from .errors import AgentUnreachable, CheckpointError
+from .faults import point
+from .private import private_folder
 from .protocol import SOCKET_NAME
 
 EMPTY_AGENT_ENDS_AFTER_S = 60.0
-LOCK_DEADLINE_S = 15.0
+REMOVAL_DEADLINE_S = 30.0
 log = logging.getLogger(__name__)
 
 
@@ -45,9 +48,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _start(folder: Path, tools: Tools) -> int:
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = _lock(folder)
-    folder.mkdir(mode=0o700, exist_ok=True)
+    private_folder(folder.parent)
+    place = take(folder, AgentClient(folder).answers)
+    if place is None:
+        return 0  # another was quicker, and serves
+    private_folder(folder)
     ready, told = os.pipe()
     if os.fork() > 0:
         os.close(told)
@@ -60,42 +65,14 @@ def _start(folder: Path, tools: Tools) -> int:
     os.chdir("/")
     _plug_streams(folder / "agent.log")
     try:
-        _serve(folder, tools, told, lock)
+        place.name_holder()
+        _serve(folder, tools, told, place)
     except BaseException as error:
         log.exception("the agent ends")
         os.write(told, str(error).encode()[:4000])
     finally:
         logging.shutdown()
         os._exit(0)
-
-
-def _lock(folder: Path) -> int:
-    """Take the one agent's place beside `folder`; raise if another has it.
-
-    An agent that is about to end is waited for.
-    """
-    path = folder.parent / f".{folder.name}.lock"
-    deadline = time.monotonic() + LOCK_DEADLINE_S
-    while time.monotonic() < deadline:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The one before us removed the file when it ended: ours must be the new one.
-            if _is(handle, path):
-                return handle
-        except BlockingIOError:
-            time.sleep(0.02)
-        os.close(handle)
-    raise AgentUnreachable(
-        f"Another agent holds kernel {folder.name} and does not let go.",
-        "'jupyter ckpt ps' shows it.")
-
-
-def _is(handle: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 def _plug_streams(log_path: Path) -> None:
@@ -109,15 +86,16 @@ def _plug_streams(log_path: Path) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
 
-def _serve(folder: Path, tools: Tools, told: int, lock: int) -> None:
+def _serve(folder: Path, tools: Tools, told: int, place: Place) -> None:
     ended = threading.Event()
-    agent = Agent(tools, folder, ended.set)
+    agent = Agent(tools, folder, ended.set, place.is_ours)
     server = AgentServer(folder, agent)
     for number in (signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     # Nobody stops the serving but the end of the process: no need to wake up and look.
     threading.Thread(target=server.serve_forever, args=(3600,), name="http", daemon=True).start()
     server.routes.scheduler.start()
+    point("agent.listening")
     os.write(told, b"ready")
     os.close(told)
     log.info("serving kernel %s", folder.name)
@@ -125,15 +103,16 @@ def _serve(folder: Path, tools: Tools, told: int, lock: int) -> None:
     while not ended.wait(EMPTY_AGENT_ENDS_AFTER_S):
         if agent.kernel is None and server.routes.jobs.idle:
             break
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 9
     while not server.routes.jobs.idle and time.monotonic() < deadline:
         time.sleep(0.01)
     server.drain(timeout_s=2)
     server.socket.close()
-    (folder / SOCKET_NAME).unlink(missing_ok=True)
-    agent.clear_folder()
-    (folder.parent / f".{folder.name}.lock").unlink(missing_ok=True)
-    os.close(lock)
+    if place.is_ours():
+        (folder / SOCKET_NAME).unlink(missing_ok=True)
+        agent.clear_folder()
+    place.leave()
+    finish_removals(REMOVAL_DEADLINE_S)
 
 
 if __name__ == "__main__":

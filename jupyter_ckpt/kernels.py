@@ -15,7 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .agent_place import remove_stale
 from .client import AgentClient, OnProgress, start_agent
+from .delivery import TRIES, deliver
 from .errors import (
     AgentUnreachable,
     CheckpointError,
@@ -30,6 +32,7 @@ from .errors import (
 )
 from .locations import Locations
 from .manifest import Manifest
+from .offers import withdraw
 from .plan import Schedule
 from .procfs import descendants, own_umask, rss_bytes
 from .record import Record, all_records, read_record
@@ -50,8 +53,10 @@ def living_records(locations: Locations) -> list[Record]:
 def finish_unfinished(locations: Locations) -> None:
     """Start agents where one died while starting or replacing a kernel.
 
-    Each ends what is left of its box and brings back what was stopped.
+    Each ends what is left of its box and brings back what was stopped. What
+    agents left that died before they had a kernel is removed.
     """
+    remove_stale(locations.runtime_dir)
     for record in all_records(locations.runtime_dir)[0]:
         if record.is_unfinished() and not (record.agent and record.agent.is_alive()):
             try:
@@ -123,8 +128,9 @@ def schedule(
 ) -> dict[str, Any]:
     """Return when a kernel is saved by itself, after `changes` if there are any.
 
-    ``{kernel_id, every_s, cells, keep, next_due_s, last_automatic}``. Raises
-    `UsageError` for changes that make no sense; nothing is changed then.
+    ``{kernel_id, every_s, cells, keep, keep_hourly, keep_daily, next_due_s,
+    last_automatic}``. Raises `UsageError` for changes that make no sense;
+    nothing is changed then.
     """
     return live_agent(locations, record).schedule(changes)
 
@@ -150,9 +156,6 @@ def _only(records: list[Record], what: str, hint: str) -> Record:
 
 def live_agent(locations: Locations, record: Record) -> AgentClient:
     """Return the agent of a living kernel, a new one when the old is gone."""
-    client = AgentClient(locations.folder(record.kernel_id))
-    if record.agent is not None and record.agent.is_alive() and client.answers():
-        return client
     return start_agent(locations, record.kernel_id)
 
 
@@ -167,15 +170,15 @@ def launch(
     Raises `LaunchFailed`, `ModeUnavailable` or `AgentUnreachable`; then
     nothing of the kernel runs.
     """
-    agent = start_agent(locations, kernel_id)
     body = {"kernel_name": kernel_name, "cmd": list(cmd), "env": dict(env), "cwd": cwd,
             "connection_file": connection_file, "language": language, "notebook": notebook,
             "session": session, "owner": owner, "umask": own_umask(),
             "schedule": schedule.to_dict() if schedule else None}
     try:
-        return Record.from_dict(agent.act("launches", body))
+        return Record.from_dict(deliver(
+            lambda: start_agent(locations, kernel_id), "launches", body))
     except CheckpointError:
-        _dismiss(agent)
+        _dismiss(AgentClient(locations.folder(kernel_id)))
         raise
 
 
@@ -183,18 +186,28 @@ def save(
     locations: Locations, record: Record, *, name: str | None = None, note: str | None = None,
     pin: bool = False, trigger: str = "manual", request_id: str | None = None,
     document: dict[str, Any] | None = None, on_progress: OnProgress | None = None,
+    purpose: str | None = None,
 ) -> Manifest:
-    """Save a checkpoint of a kernel. Raises `DumpFailed` and its kinds."""
-    agent = live_agent(locations, record)
+    """Save a checkpoint of a kernel. Raises `DumpFailed` and its kinds.
+
+    Should its agent die meanwhile, new ones are asked under the same
+    `request_id`: there is one checkpoint in the end, never two.
+    """
     body = {"name": name, "note": note, "pin": pin, "trigger": trigger, "document": document,
-            "store": str(locations.store_dir)}
+            "purpose": purpose, "store": str(locations.store_dir)}
     try:
-        return Manifest.from_dict(agent.act("checkpoints", body, on_progress, request_id))
+        return Manifest.from_dict(deliver(
+            lambda: live_agent(locations, record), "checkpoints", body, on_progress, request_id))
     except AgentUnreachable as error:
+        _dismiss(AgentClient(locations.folder(record.kernel_id)))
         raise DumpFailed(
-            f"The agent of kernel {record.kernel_id} ended while it was saving.",
+            f"{TRIES} agents of kernel {record.kernel_id} in turn could not save it: "
+            f"{error.message}",
             "The kernel goes on. 'jupyter ckpt list' shows whether the checkpoint was finished."
         ) from error
+    except KernelNotFound:
+        _dismiss(AgentClient(locations.folder(record.kernel_id)))
+        raise
 
 
 def restore(
@@ -218,22 +231,24 @@ def restore(
         shared = any(r.kernel_id == manifest.kernel.get("id") for r in living_records(locations)
                      if r.kernel_id != kernel_id)
     _check_pids_free(manifest, locations, kernel_id)
-    agent = live_agent(locations, record) if record else start_agent(locations, kernel_id)
     body = {"checkpoint": manifest.id, "files": files, "connection": connection,
             "connection_file": connection_file or (
                 record.connection_file if record else str(locations.connection_file(kernel_id))),
             "notebook": notebook, "session": session, "owner": owner, "wait_s": wait_s,
             "shared": shared, "store": str(locations.store_dir)}
     try:
-        return agent.act("restores", body, on_progress, request_id)
+        found = deliver(lambda: start_agent(locations, kernel_id), "restores", body,
+                        on_progress, request_id)
+        withdraw(locations.runtime_dir, manifest)
+        return found
     except AgentUnreachable as error:
         raise RestoreFailed(
-            f"The agent of kernel {kernel_id} ended while it was restoring.",
+            f"{TRIES} agents of kernel {kernel_id} in turn could not restore it: {error.message}",
             "'jupyter ckpt ps' brings back a kernel that was being replaced; then restore again."
         ) from error
     except CheckpointError:
         if record is None:
-            _dismiss(agent)
+            _dismiss(AgentClient(locations.folder(kernel_id)))
         raise
 
 
@@ -277,7 +292,8 @@ def fork(
     if record.mode == "caps":
         raise ModeUnavailable("A kernel cannot be forked in caps mode: copies need the same pids.",
                               "Root or rootless mode can: see 'jupyter ckpt doctor'.")
-    manifest = save(locations, record, trigger="api", note="for fork", on_progress=on_progress)
+    manifest = save(locations, record, trigger="api", note="for fork", purpose="fork",
+                    on_progress=on_progress)
     copies: list[dict[str, Any]] = []
     try:
         for _ in range(n):

@@ -6,21 +6,26 @@ and configuration all pass through here.
 
 from __future__ import annotations
 
-import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from .errors import UsageError
 
-MIN_EVERY_S = 10.0
+MIN_EVERY_S = 5.0
 MAX_EVERY_S = 30 * 86400.0
 MAX_CELLS = 10_000
 MAX_KEEP = 1_000
 DEFAULT_KEEP = 5
-AUTOMATIC = ("interval", "cell")
+AUTOMATIC = ("interval", "cell", "pressure")
 """The triggers of checkpoints nobody asked for by hand."""
 
+SAVE_BELOW_VARIABLE = "JUPYTER_CKPT_SAVE_BELOW_MEMORY"
+"""Tells agents with how little memory left a kernel that has a schedule is saved."""
+DEFAULT_SAVE_BELOW = "5%"
+
+KEEPS = ("keep", "keep_hourly", "keep_daily")
+_FIELDS = ("every", "every_s", "cells", *KEEPS, "off")
 _UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,3})?) *(s|m|min|h|d)?", re.ASCII)
 _SPAN_HINT = "Write it like 30s, 10m or 2h."
@@ -34,13 +39,17 @@ class Schedule:
     cells: int | None = None
     keep: int | None = None
     """How many automatic checkpoints stay; None: `DEFAULT_KEEP`."""
+    keep_hourly: int | None = None
+    """Besides, the newest of each of so many hours that have one; None: of none."""
+    keep_daily: int | None = None
+    """Besides, the newest of each of so many days that have one; None: of none."""
 
     @property
     def kept(self) -> int:
         return DEFAULT_KEEP if self.keep is None else self.keep
 
     def to_dict(self) -> dict[str, Any]:
-        return {"every_s": self.every_s, "cells": self.cells, "keep": self.keep}
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Any) -> Schedule | None:
@@ -52,7 +61,7 @@ class Schedule:
 
 
 def changed(present: Schedule | None, changes: Any) -> Schedule | None:
-    """Return `present` with `changes`: ``{"every_s"|"every", "cells", "keep"}`` or ``{"off"}``.
+    """Return `present` with `changes`: any of its fields (``every`` for a span) or ``off``.
 
     What is left out stays as it is, null takes it away. Raises `UsageError`.
     """
@@ -62,7 +71,7 @@ def changed(present: Schedule | None, changes: Any) -> Schedule | None:
     found = replace(present or Schedule(), **wanted)
     if found.every_s is not None or found.cells is not None:
         return found
-    if found.keep is not None and wanted.get("keep") is not None:
+    if any(wanted.get(name) is not None for name in KEEPS):
         raise UsageError("How many checkpoints are kept means nothing without a schedule.",
                          "Say also how often: --every 10m or --cells 5.")
     return None
@@ -74,9 +83,9 @@ def read_changes(changes: Any) -> dict[str, Any]:
         raise UsageError("A schedule is a JSON object.")
     found = dict(changes)
     for name in found:
-        if name not in ("every", "every_s", "cells", "keep", "off"):
+        if name not in _FIELDS:
             raise UsageError(f"The field {str(name)[:40]!r} is unknown in a schedule.",
-                             "Known: every, every_s, cells, keep, off.")
+                             f"Known: {', '.join(_FIELDS)}.")
     if "every" in found:
         if "every_s" in found:
             raise UsageError("'every' and 'every_s' are two words for the same.", "Give one.")
@@ -89,9 +98,10 @@ def read_changes(changes: Any) -> dict[str, Any]:
                          "Leave out --off, or everything else.")
     if found.get("every_s") is not None:
         found["every_s"] = _checked_span(found["every_s"])
-    for name, most in (("cells", MAX_CELLS), ("keep", MAX_KEEP)):
+    for name, least, most in (("cells", 1, MAX_CELLS), ("keep", 1, MAX_KEEP),
+                              ("keep_hourly", 0, MAX_KEEP), ("keep_daily", 0, MAX_KEEP)):
         if found.get(name) is not None:
-            _check_count(name, found[name], most)
+            _check_count(name, found[name], least, most)
     return found
 
 
@@ -107,7 +117,7 @@ def parse_span(text: object) -> float:
 
 
 def _checked_span(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e18:
         raise UsageError("'every_s' is a number of seconds.")
     if not MIN_EVERY_S <= value <= MAX_EVERY_S:
         raise UsageError(
@@ -116,9 +126,9 @@ def _checked_span(value: object) -> float:
     return float(value)
 
 
-def _check_count(name: str, value: object, most: int) -> None:
-    if type(value) is not int or not 1 <= value <= most:
-        raise UsageError(f"'{name}' is a whole number from 1 to {most}.")
+def _check_count(name: str, value: object, least: int, most: int) -> None:
+    if type(value) is not int or not least <= value <= most:
+        raise UsageError(f"'{name}' is a whole number from {least} to {most}.")
 
 
 def span_text(span_s: float) -> str:
@@ -127,6 +137,14 @@ def span_text(span_s: float) -> str:
         if span_s >= unit_s and span_s % unit_s == 0:
             return f"{span_s / unit_s:.0f}{unit}"
     return f"{span_s:g}s"
+
+
+def shown(schedule: Schedule | None) -> dict[str, Any]:
+    """Return the fields of a schedule as they are answered: with the defaults in force."""
+    if schedule is None:
+        return Schedule().to_dict()
+    return {**schedule.to_dict(), "keep": schedule.kept,
+            "keep_hourly": schedule.keep_hourly or 0, "keep_daily": schedule.keep_daily or 0}
 
 
 def sentence(schedule: dict[str, Any]) -> str:
@@ -139,4 +157,10 @@ def sentence(schedule: dict[str, Any]) -> str:
         parts.append("after every cell" if count == 1 else f"after every {count} cells")
     if not parts:
         return "No automatic checkpoints."
-    return f"Automatic checkpoints {' and '.join(parts)}; the last {schedule['keep']} are kept."
+    kept = f"the last {schedule['keep']} are kept"
+    older = [f"{count} {unit}{'s' if count > 1 else ''}"
+             for unit, name in (("hour", "keep_hourly"), ("day", "keep_daily"))
+             if (count := schedule.get(name))]
+    if older:
+        kept += f", and the newest of each of the last {' and '.join(older)}"
+    return f"Automatic checkpoints {' and '.join(parts)}; {kept}."

@@ -2,7 +2,9 @@
 
 HTTP/1.1 with JSON bodies on a unix socket (mode 0600). Every act is a *job*
 with an id chosen by the caller, so that a request may be repeated until it is
-answered: the same id never acts twice and always answers the same.
+answered: the same id never acts twice and always answers the same, also from
+another agent when the first one has died (what an act made tells: see
+`checkpoint_id` and ``Record.origin``).
 
 ======================================  =======================================
 ``GET /status``                         the record, the state, the kernel's tree
@@ -19,12 +21,14 @@ answered: the same id never acts twice and always answers the same.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import CheckpointError, ProtocolError, from_dict
+from .errors import CheckpointError, ProtocolError, from_dict, quoted
+from .shapes import misfit
 
 log = logging.getLogger(__name__)
 API_VERSION = 1
@@ -37,7 +41,7 @@ KERNEL_SOCKET_NAME = "kernel.sock"
 BOX_RUNTIME_DIR = "/dev/shm/.jupyter_ckpt"
 """Where a box shows the kernel's runtime folder: the same in every box."""
 
-TRIGGERS = ("manual", "magic", "interval", "cell", "shutdown", "cull", "api")
+TRIGGERS = ("manual", "magic", "interval", "cell", "pressure", "shutdown", "cull", "api")
 STATES = ("queued", "launching", "quiescing", "dumping", "storing",
           "verifying", "preparing", "restoring", "done", "failed")
 FINAL_STATES = ("done", "failed")
@@ -59,8 +63,17 @@ def checked_kernel_id(text: object) -> str:
     Kernel ids name folders, so nothing that could leave one passes.
     """
     if not isinstance(text, str) or not _KERNEL_ID.fullmatch(text):
-        raise ProtocolError(f"{text!r} is not a kernel id.")
+        raise ProtocolError(f"{quoted(text)} is not a kernel id.")
     return text
+
+
+def checkpoint_id(kernel_id: str, request_id: str) -> str:
+    """Return the id of the checkpoint that a save makes: 16 lower-case hex digits.
+
+    The same request to the same kernel can therefore never make two, whoever
+    serves it, and anybody can tell from the store alone that it was served.
+    """
+    return hashlib.sha256(f"{kernel_id}/{request_id}".encode()).hexdigest()[:16]
 
 
 @dataclass
@@ -100,7 +113,11 @@ class Job:
         }
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Job:
+    def from_dict(cls, data: Any) -> Job:
+        """Return the job that an agent answered; raise `ProtocolError` on a bad shape."""
+        place = misfit(data, _JOB_SHAPE)
+        if place is not None:
+            raise ProtocolError(f"The agent's answer about a job is malformed: {place}.")
         progress = data.get("progress") or {}
         error = data.get("error")
         return cls(
@@ -112,3 +129,10 @@ class Job:
             error=from_dict(error) if error else None,
             warnings=list(data.get("warnings", ())),
         )
+
+
+_JOB_SHAPE = {
+    "id": str, "kind": str, "state": str, "phase?": str, "result?": (dict, None),
+    "progress?": ({"done_bytes?": int, "total_bytes?": int}, None), "error?": (dict, None),
+    "warnings?": [str],
+}

@@ -7,6 +7,7 @@ it into a new server. It is written by rename, so it is whole or absent.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import tempfile
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from .errors import KernelNotFound, RecordCorrupt
+from .faults import point
 from .plan import Schedule
+from .private import is_own
 from .procfs import ProcessId
 from .protocol import SOCKET_NAME, checked_kernel_id
 
@@ -52,12 +55,25 @@ class Record:
     recover: str | None = None
     """The checkpoint to restore should this kernel be found dead: its process was
     stopped to be replaced, and whoever was doing that may have died in between."""
+    recover_store: str | None = None
+    """The store that checkpoint is in: a restore may name another than the agent's own."""
+    origin: dict[str, Any] | None = None
+    """The request this process came from: {kind, request_id, and for a restore what
+    it answers}. Whoever repeats that request is told so, and nothing is done again."""
+    replaced_by: str | None = None
+    """The id of the restore that was stopping this process; set together with `recover`."""
     injected: bool = False
     """Whether the in-kernel part was given to this kernel at its start."""
     schedule: Schedule | None = None
     """When checkpoints are made by themselves; None: never."""
+    automatic: dict[str, Any] | None = None
+    """How the last automatic checkpoint went: {last: {at, id, error}, failures: in a row}."""
+    mark: dict[str, Any] | None = None
+    """How far the kernel was when it was last saved or restored (see agent.activity)."""
     env: dict[str, str] = field(default_factory=dict)
     """Jupyter's own variables for the kernel (JPY_SESSION_NAME, ...), never all."""
+    later: dict[str, Any] = field(default_factory=dict)
+    """Fields that a later version wrote: kept, so that it finds them again."""
 
     def is_alive(self) -> bool:
         """Tell whether the recorded kernel process still runs."""
@@ -69,22 +85,45 @@ class Record:
         return not self.is_alive() and (box_remains or self.recover is not None)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        found = asdict(self)
+        return {**found.pop("later"), **found}
 
     @classmethod
     def from_dict(cls, data: Any) -> Record:
         """Return the record in `data`; raise `RecordCorrupt` on a bad shape."""
-        known = {f.name for f in fields(cls)}
+        known = {f.name for f in fields(cls)} - {"later"}
         try:
             kept = {name: value for name, value in data.items() if name in known}
             for name in ("init", "root", "kernel", "agent"):
                 kept[name] = ProcessId.from_dict(kept.get(name))
             kept["schedule"] = Schedule.from_dict(kept.get("schedule"))
+            for name in ("automatic", "mark"):
+                if not isinstance(kept.get(name), (dict, type(None))):
+                    raise TypeError(f"{name!r} is not an object")
+            kept["later"] = {name: value for name, value in data.items() if name not in known}
             record = cls(**kept)
             checked_kernel_id(record.kernel_id)
         except Exception as error:
             raise RecordCorrupt(f"The runtime record is malformed: {error}.") from error
         return record
+
+
+def next_epoch(runtime_dir: Path, at_least: int) -> int:
+    """Return an epoch above `at_least` and above all that were given to restored kernels here.
+
+    So a kernel restored from an old checkpoint is never taken for one that lived
+    in between. The highest is kept in ``.epoch`` of `runtime_dir`.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    handle = os.open(runtime_dir / ".epoch", flags, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        text = os.pread(handle, 32, 0)
+        found = max(at_least, int(text) if text.isdigit() else 0) + 1
+        os.pwrite(handle, str(found).encode(), 0)
+        return found
+    finally:
+        os.close(handle)
 
 
 def record_folder(runtime_dir: Path, kernel_id: str) -> Path:
@@ -104,6 +143,7 @@ def write_private(path: Path, data: bytes) -> None:
             out.write(data)
             out.flush()
             os.fsync(out.fileno())
+        point("record.written")
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
@@ -114,6 +154,7 @@ def write_record(folder: Path, record: Record) -> None:
     """Write the record of a kernel into its runtime folder, by rename."""
     text = json.dumps(record.to_dict(), indent=1, sort_keys=True)
     write_private(folder / RECORD_NAME, text.encode())
+    point("record.named")
 
 
 def read_record(folder: Path) -> Record:
@@ -122,6 +163,9 @@ def read_record(folder: Path) -> Record:
     Raises `KernelNotFound` when there is none, `RecordCorrupt` when it cannot
     be read as one.
     """
+    if (folder / RECORD_NAME).exists() and not is_own(folder):
+        raise RecordCorrupt(f"The runtime record in {folder} belongs to another user.",
+                            "Set JUPYTER_RUNTIME_DIR to a folder of your own.")
     try:
         data = json.loads((folder / RECORD_NAME).read_bytes())
     except FileNotFoundError as error:

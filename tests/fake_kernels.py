@@ -17,7 +17,7 @@ from jupyter_ckpt.cli.main import main
 from jupyter_ckpt.errors import AmbiguousId, CheckpointError, KernelNotFound
 from jupyter_ckpt.locations import Locations
 from jupyter_ckpt.manifest import Manifest, new_id, utc_now
-from jupyter_ckpt.plan import Schedule, changed
+from jupyter_ckpt.plan import changed, shown
 from jupyter_ckpt.procfs import ProcessId
 from jupyter_ckpt.protocol import Job
 from jupyter_ckpt.record import Record
@@ -137,9 +137,8 @@ class FakeKernels:
         if changes is not None:
             record.schedule = changed(record.schedule, changes)
         there = record.schedule
-        found = {**there.to_dict(), "keep": there.kept} if there else Schedule().to_dict()
-        return {"kernel_id": record.kernel_id, **found, "next_due_s": there and there.every_s,
-                "last_automatic": self.last_automatic}
+        return {"kernel_id": record.kernel_id, **shown(there),
+                "next_due_s": there and there.every_s, "last_automatic": self.last_automatic}
 
     def stop(self, loc: Locations, record: Record) -> None:
         self._act("stop", kernel_id=record.kernel_id)

@@ -110,7 +110,7 @@ def test_save_of_connection_to_outside_names_it_and_kernel_goes_on(
         code, error = shell.refused("save", session[0])
         assert (code, error["id"]) == (5, "cannot-be-saved")
         assert "unix socket" in error["message"]
-        assert "Error" in Path(error["log"]).read_text(), "the log it names is kept"
+        assert "process " in error["message"] and "(descriptor " in error["message"]
         assert shell.ckpt("list") == []
         assert_kernel_goes_on(session[1])
         session[1].run("s.close()")
@@ -185,7 +185,7 @@ def test_killed_agent_is_replaced_and_kernel_never_notices(
     assert session[1].run("c = get_ipython().checkpoint(); print(c.restored)").endswith("False")
 
 
-def test_agent_killed_while_tree_is_frozen_thaws_it(
+def test_agent_killed_while_tree_is_frozen_thaws_it_and_the_next_one_saves_it(
     shell: Shell, session: tuple[str, Talker]
 ) -> None:
     session[1].run("import os; big = os.urandom(400_000_000)")
@@ -195,11 +195,9 @@ def test_agent_killed_while_tree_is_frozen_thaws_it(
         env=shell.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_until(lambda: list((shell.store / "work").glob("*/images/pages-*.img")))
     os.kill(pid, signal.SIGKILL)
-    assert saving.wait(timeout=60) == 5
+    assert saving.wait(timeout=60) == 0
     assert_kernel_goes_on(session[1])
-    assert shell.ckpt("list") == []
-    saved = shell.ckpt("save", session[0])
-    assert [m["id"] for m in shell.ckpt("list")] == [saved["id"]]
+    assert len(shell.ckpt("list")) == 1
     wait_until(lambda: leftovers(shell) == [])  # the dead agent's half images, too
 
 
@@ -276,7 +274,7 @@ def test_library_that_is_missing_is_named(shell: Shell, stopped: dict[str, Any])
     (shell.home / "own.so").unlink()
     code, error = refused_restore(shell, stopped)
     assert code == 6
-    assert "own.so (missing)" in error["message"]
+    assert "own.so is missing" in error["message"]
 
 
 def test_working_folder_that_is_gone_is_made_anew(shell: Shell, stopped: dict[str, Any]) -> None:
@@ -339,7 +337,7 @@ def test_failed_restore_in_place_leaves_the_present_session(
     assert_kernel_goes_on(session[1])
 
 
-def test_agent_killed_while_replacing_a_kernel_the_next_one_brings_it_back(
+def test_agent_killed_while_replacing_a_kernel_the_next_one_brings_it_back_and_replaces_it(
     shell: Shell, session: tuple[str, Talker]
 ) -> None:
     saved = shell.ckpt("save", session[0])
@@ -358,12 +356,18 @@ def test_agent_killed_while_replacing_a_kernel_the_next_one_brings_it_back(
     wait_until(mark.exists)
     half_filled = ProcessId.of(box_init(folder))
     os.kill(agent_pid(shell, session[0]), signal.SIGKILL)
-    assert restoring.wait(timeout=60) == 6
+    assert restoring.wait(timeout=60) == 0
 
     assert [row["kernel_id"] for row in shell.ckpt("ps")] == [session[0]]
-
     assert half_filled is not None
     assert not half_filled.is_alive(), "the box that was being filled is gone"
     session[1].wait_until_ready()
-    assert session[1].run("print(later)") == "not lost"
+    assert "NameError" in session[1].run("print(later)"), "it is restored"
+    # Each try saved the present state first; the second did when it was back again.
+    newest, *_, oldest = shell.ckpt("list")
+    assert oldest["id"] == saved["id"]
     assert_kernel_goes_on(session[1])
+    session[1].run("later = 'later'")
+    shell.ckpt("restore", newest["id"], "--in-place", "--no-server")
+    session[1].wait_until_ready()
+    assert session[1].run("print(later)") == "not lost", "so is what was there before"

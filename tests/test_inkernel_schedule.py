@@ -34,13 +34,19 @@ def test_magic_sets_the_schedule_and_says_so(kernel: InjectedKernel, agent: Fake
     assert kernel.run("%checkpoint --every 10m --cells 5 --keep 3").strip() == (
         "Automatic checkpoints every 10m and after every 5 cells; the last 3 are kept.")
     assert agent.asked == [("PUT", "/schedule", {"every": "10m", "cells": 5, "keep": 3})]
+    agent.schedule = {"every_s": 600.0, "cells": None, "keep": 5, "keep_hourly": 24,
+                      "keep_daily": 7}
+    assert kernel.run("%checkpoint --keep-hourly 24 --keep-daily 7").strip() == (
+        "Automatic checkpoints every 10m; the last 5 are kept, and the newest of each of the "
+        "last 24 hours and 7 days.")
+    assert agent.asked[-1] == ("PUT", "/schedule", {"keep_hourly": 24, "keep_daily": 7})
     agent.schedule = {"every_s": None, "cells": None, "keep": None}
     assert kernel.run("%checkpoint --off").strip() == "No automatic checkpoints."
     assert agent.asked[-1] == ("PUT", "/schedule", {"off": True})
 
 
 @pytest.mark.parametrize("words", [
-    "--cells few", "--keep 1.5", "--every", "before --every 10m", "--list --off"])
+    "--cells few", "--keep-hour 1", "--keep 1.5", "--every", "before --every 10m", "--list --off"])
 def test_words_that_make_no_schedule(
         kernel: InjectedKernel, agent: FakeAgent, words: str) -> None:
     assert "UsageError" in kernel.run(f"%checkpoint {words}")

@@ -12,13 +12,14 @@ PACKAGE = Path(__file__).parent.parent / "jupyter_ckpt"
 
 LAYERS: dict[str, int] = {
     # L0: types; the standard library only
-    "errors": 0, "procfs": 0, "protocol": 0, "manifest": 0, "plan": 0, "record": 0,
-    "native_build": 0,
+    "errors": 0, "procfs": 0, "protocol": 0, "manifest": 0, "plan": 0, "sizes": 0, "record": 0,
+    "native_build": 0, "faults": 0, "shapes": 0, "private": 0,
     # L1: parts that do not know each other
     "store": 1, "engine": 1, "box": 1,
     # L2: joins them for one kernel
-    "privileges": 2, "setup_criu": 2, "doctor": 2, "locations": 2, "client": 2, "kernels": 2,
-    "agent": 2, "kernel_agent": 2,
+    "privileges": 2, "setup_criu": 2, "doctor": 2, "locations": 2, "client": 2, "delivery": 2,
+    "agent_place": 2, "kernels": 2, "parking": 2, "offers": 2, "stale": 2, "agent": 2,
+    "kernel_agent": 2,
     # L3: Jupyter and the command line
     "provisioner": 3, "server": 3, "serverext": 3, "handlers": 3, "cli": 3,
 }

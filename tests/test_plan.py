@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from jupyter_ckpt.errors import RecordCorrupt, UsageError
-from jupyter_ckpt.plan import Schedule, changed, parse_span, read_changes, sentence, span_text
+from jupyter_ckpt.inkernel import schedule as in_kernel
+from jupyter_ckpt.plan import (
+    Schedule,
+    changed,
+    parse_span,
+    read_changes,
+    sentence,
+    shown,
+    span_text,
+)
 from jupyter_ckpt.record import Record, read_record, write_record
 
 
@@ -33,10 +42,11 @@ def test_span_is_written_as_it_is_read(seconds: float) -> None:
 
 
 @pytest.mark.parametrize("changes", [
-    [], "10m", 5, {"hourly": 1}, {"every_s": 9.9}, {"every_s": float("nan")},
+    [], "10m", 5, {"hourly": 1}, {"every_s": 4.9}, {"every_s": float("nan")},
     {"every_s": float("inf")}, {"every_s": True}, {"every_s": "600"}, {"every_s": 2592001},
     {"cells": 0}, {"cells": True}, {"cells": "5"}, {"cells": 10001}, {"keep": 0},
-    {"keep": 1001}, {"off": 1}, {"off": True, "keep": 1}, {"every": "10m", "every_s": 600},
+    {"keep": 1001}, {"keep_hourly": -1}, {"keep_daily": 1.0}, {"keep_daily": 1001}, {"off": 1},
+    {"off": True, "keep": 1}, {"every": "10m", "every_s": 600},
 ])
 def test_senseless_changes_are_refused(changes: Any) -> None:
     with pytest.raises(UsageError):
@@ -55,15 +65,30 @@ def test_what_is_left_out_stays_and_null_takes_away() -> None:
     assert changed(both, {"every_s": None, "cells": None}) is None
 
 
-def test_keep_alone_is_no_schedule() -> None:
+@pytest.mark.parametrize("name", ["keep", "keep_hourly", "keep_daily"])
+def test_keep_alone_is_no_schedule(name: str) -> None:
     with pytest.raises(UsageError, match="without a schedule"):
-        changed(None, {"keep": 3})
+        changed(None, {name: 3})
 
 
 def test_sentence_for_people() -> None:
     assert sentence(Schedule().to_dict()) == "No automatic checkpoints."
     assert sentence({"every_s": 90, "cells": 1, "keep": 5}) == (
         "Automatic checkpoints every 90s and after every cell; the last 5 are kept.")
+    assert sentence(shown(Schedule(90.0, None, 2, 24, 1))) == (
+        "Automatic checkpoints every 90s; the last 2 are kept, and the newest of each of the "
+        "last 24 hours and 1 day.")
+
+
+def test_both_sides_say_the_same() -> None:
+    for schedule in (None, Schedule(90.0), Schedule(None, 1, 3, 0, 7), Schedule(60.0, 5, 1, 1, 2)):
+        assert in_kernel.sentence(shown(schedule)) == sentence(shown(schedule))
+
+
+def test_defaults_are_shown() -> None:
+    assert shown(Schedule(90.0)) == {
+        "every_s": 90.0, "cells": None, "keep": 5, "keep_hourly": 0, "keep_daily": 0}
+    assert set(shown(None).values()) == {None}
 
 
 def test_record_keeps_the_schedule(tmp_path: Path) -> None:
@@ -73,7 +98,8 @@ def test_record_keeps_the_schedule(tmp_path: Path) -> None:
     write_record(folder, record)
     assert read_record(folder) == record
     text = json.loads((folder / "record.json").read_text())
-    assert text["schedule"] == {"every_s": 600.0, "cells": 5, "keep": None}
+    assert text["schedule"] == {"every_s": 600.0, "cells": 5, "keep": None,
+                                "keep_hourly": None, "keep_daily": None}
     del text["schedule"]  # one written before there were schedules
     (folder / "record.json").write_text(json.dumps(text))
     assert read_record(folder).schedule is None

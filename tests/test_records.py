@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,18 @@ def test_record_survives_the_disk(tmp_path: Path) -> None:
     assert read_record(folder) == record
     assert (folder / "record.json").stat().st_mode & 0o777 == 0o600
     assert record.is_alive()
+
+
+def test_record_keeps_what_a_later_version_wrote(tmp_path: Path) -> None:
+    folder = tmp_path / "kernel-0001"
+    folder.mkdir()
+    written = Record("kernel-0001").to_dict() | {"of_the_future": [1], "later": "a name"}
+    (folder / "record.json").write_text(json.dumps(written))
+    record = read_record(folder)
+    record.notebook = "/a/b.ipynb"
+    write_record(folder, record)
+    assert json.loads((folder / "record.json").read_bytes()) == (
+        written | {"notebook": "/a/b.ipynb"})
 
 
 def test_record_of_a_recycled_pid_is_not_alive() -> None:
@@ -82,7 +95,8 @@ def test_manifest_survives_json() -> None:
 
 @pytest.mark.parametrize("change", [
     {"id": "../x"}, {"id": 7}, {"content": "short"}, {"kernel": None}, {"files": {}},
-    {"pause_s": "long"}, {"pinned": "yes"}])
+    {"pause_s": "long"}, {"pinned": "yes"}, {"parked": 1},
+    {"purpose": []}])
 def test_manifest_with_wrong_types_is_corrupt(change: dict[str, Any]) -> None:
     with pytest.raises(ManifestCorrupt):
         Manifest.from_dict(manifest(**change))
@@ -125,3 +139,14 @@ def test_checkpoint_of_another_architecture_is_refused() -> None:
 
 def test_other_kernel_release_is_a_warning() -> None:
     assert len(check_compatible(describe("4.2") | {"kernel_release": "5.10"}, [])) == 1
+
+
+def test_process_that_was_killed_is_ending_before_it_is_gone() -> None:
+    process = subprocess.Popen(["sleep", "1000"])
+    found = ProcessId.of(process.pid)
+    assert found is not None
+    assert not found.is_ending()
+    process.kill()
+    assert found.is_ending()
+    process.wait()
+    assert found.is_ending()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from fake_kernels import KERNEL_ID, OTHER_ID, a_manifest, stored
 
 from jupyter_ckpt.agent import retention
 from jupyter_ckpt.agent.retention import Retention
+from jupyter_ckpt.plan import Schedule
 from jupyter_ckpt.record import Record
 from jupyter_ckpt.store import Store
 
@@ -27,11 +29,12 @@ def store(tmp_path: Path) -> Store:
 def save(store: Store) -> Saved:
     count = 0
 
-    def one(kernel_id: str = KERNEL_ID, **changes: Any) -> str:
+    def one(kernel_id: str = KERNEL_ID, at: str | None = None, **changes: Any) -> str:
         nonlocal count
         count += 1
         changes.setdefault("trigger", "interval")
-        manifest = a_manifest(kernel_id, created_at=f"2026-01-01T00:{count:02}:00.000Z", **changes)
+        created_at = at or f"2026-01-01T00:{count:02}:00.000Z"
+        manifest = a_manifest(kernel_id, created_at=created_at, **changes)
         return stored(store, manifest, data=b"%06d" % count * 20_000).id
 
     return one
@@ -42,11 +45,16 @@ def ids(store: Store) -> set[str]:
 
 
 def tidy(store: Store, keep: int, others: tuple[str, ...] = (), **changes: Any) -> list[str]:
-    return Retention().tidy(store, Record(KERNEL_ID, **changes), keep, others)
+    return Retention().tidy(store, scheduled(keep, **changes), others)
+
+
+def scheduled(keep: int, hourly: int | None = None, daily: int | None = None, **changes: Any
+              ) -> Record:
+    return Record(KERNEL_ID, schedule=Schedule(60.0, None, keep, hourly, daily), **changes)
 
 
 def test_the_last_few_automatic_ones_stay(store: Store, save: Saved) -> None:
-    saved = [save(trigger=trigger) for trigger in ("interval", "cell", "interval", "cell")]
+    saved = [save(trigger=trigger) for trigger in ("interval", "pressure", "interval", "cell")]
     assert sorted(tidy(store, 2)) == sorted(saved[:2])
     assert ids(store) == set(saved[2:])
     assert tidy(store, 2) == []
@@ -54,7 +62,7 @@ def test_the_last_few_automatic_ones_stay(store: Store, save: Saved) -> None:
 
 @pytest.mark.parametrize("changes", [
     {"trigger": "manual"}, {"trigger": "magic"}, {"trigger": "api"}, {"trigger": "shutdown"},
-    {"trigger": "cull"}, {"name": "first"}, {"pinned": True}])
+    {"trigger": "cull"}, {"name": "first"}, {"pinned": True}, {"parked": True}])
 def test_what_somebody_wanted_stays_and_does_not_count(
         store: Store, save: Saved, changes: dict[str, Any]) -> None:
     wanted = [save(**changes)]
@@ -76,6 +84,65 @@ def test_what_an_ended_kernel_left_of_the_notebook_goes_too(store: Store, save: 
     ours = [save(notebook={"path": NOTEBOOK, "sha256": ""}) for _ in range(2)]
     assert tidy(store, 2, (KERNEL_ID,), notebook=NOTEBOOK) == [left]
     assert ids(store) == {elsewhere, *ours}
+
+
+def day(text: str) -> str:
+    """Return an instant of January 2026, ``"DD HH:MM"``."""
+    return f"2026-01-{text[:2]}T{text[3:]}:00.000Z"
+
+
+@pytest.fixture
+def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hours and days are those of the machine's own time zone."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "UTC")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("utc")
+def test_the_newest_of_each_hour_and_day_stays_besides(store: Store, save: Saved) -> None:
+    times = ["01 09:00", "01 23:59", "02 10:00", "03 10:10", "03 10:50", "03 12:10", "03 12:20",
+             "03 12:30"]
+    saved = {at: save(at=day(at)) for at in times}
+    Retention().tidy(store, scheduled(1, hourly=2, daily=3), ())
+    assert ids(store) == {saved[at] for at in ("01 23:59", "02 10:00", "03 10:50", "03 12:30")}
+    Retention().tidy(store, scheduled(1, hourly=0, daily=2), ())
+    assert ids(store) == {saved[at] for at in ("02 10:00", "03 12:30")}
+
+
+@pytest.mark.usefixtures("utc")
+def test_hours_without_a_checkpoint_do_not_count(store: Store, save: Saved) -> None:
+    saved = {at: save(at=day(at)) for at in ("01 01:00", "04 07:00", "09 23:00", "09 23:30")}
+    Retention().tidy(store, scheduled(1, hourly=2), ())
+    assert ids(store) == {saved["04 07:00"], saved["09 23:30"]}
+
+
+@pytest.mark.parametrize("schedule", [None, Schedule(60.0, None, 1)])
+def test_copies_made_for_safety_go_also_without_a_schedule(
+        store: Store, save: Saved, schedule: Schedule | None) -> None:
+    before = [save(trigger="api", purpose="before-restore") for _ in range(5)]
+    forks = [save(trigger="api", purpose="fork") for _ in range(4)]
+    culled = [save(trigger="cull") for _ in range(4)]
+    parked = [save(trigger="shutdown", parked=True) for _ in range(4)]
+    wanted = save(trigger="api")
+    automatic = save()
+    removed = Retention().tidy(store, Record(KERNEL_ID, schedule=schedule), ())
+    assert set(removed) == {*before[:2], forks[0], culled[0]}
+    assert ids(store) == {*before[2:], *forks[1:], *culled[1:], *parked, wanted, automatic}
+
+
+def test_what_is_about_to_be_restored_stays(store: Store, save: Saved) -> None:
+    before = [save(trigger="api", purpose="before-restore") for _ in range(5)]
+    assert Retention().tidy(store, Record(KERNEL_ID), (), {before[0]}) == [before[1]]
+
+
+def test_whole_but_older_one_makes_up_for_nothing(store: Store, save: Saved) -> None:
+    by_hand, old, last = save(trigger="manual"), save(), save()
+    damage(store, last, {by_hand, old})
+    assert tidy(store, 1) == []
+    assert ids(store) == {by_hand, old, last}
 
 
 def damage(store: Store, checkpoint_id: str, others: set[str]) -> None:
@@ -106,7 +173,7 @@ def test_one_proof_is_enough_while_it_stays(
     saved: list[str] = []
     for _ in range(7):
         saved.append(save())
-        keeper.tidy(store, Record(KERNEL_ID), 3, ())
+        keeper.tidy(store, scheduled(3), ())
     assert proven == [saved[3], saved[6]]
     assert ids(store) == set(saved[4:])
 
@@ -114,16 +181,16 @@ def test_one_proof_is_enough_while_it_stays(
 def test_chunks_are_collected_after_many_removals(
         store: Store, save: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "COLLECT_AFTER", 2)
-    keeper, record = Retention(), Record(KERNEL_ID)
+    keeper, record = Retention(), scheduled(1)
 
     def chunks() -> int:
         return sum(p.is_file() for p in (store.root / "chunks").rglob("*"))
 
     save()
     save()
-    keeper.tidy(store, record, 1, ())
+    keeper.tidy(store, record, ())
     before = chunks()
     save()
-    keeper.tidy(store, record, 1, ())
+    keeper.tidy(store, record, ())
     assert chunks() < before
     assert store.verify()["bad"] == []

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from jupyter_ckpt.agent.frozen import copy_shared_memory, copy_sparse, refill_shared_memory
-from jupyter_ckpt.agent.savedfiles import plan_files, put_back, undo_put_back
+from jupyter_ckpt.agent.copying import copy_sparse
+from jupyter_ckpt.agent.frozen import copy_shared_memory, refill_shared_memory
+from jupyter_ckpt.agent.savedfiles import plan_files, present_states, put_back, undo_put_back
 from jupyter_ckpt.errors import RestoreRefused, UsageError
 
 
@@ -146,3 +147,76 @@ def test_shared_memory_is_put_back_whatever_the_policy_for_files(
     plan = plan_files([gone], policy, saved, shared=False)
     assert plan.put_back == [gone]
     assert plan.warnings == []
+
+
+@pytest.mark.parametrize("now", ["folder", "fifo"])
+@pytest.mark.parametrize("policy", ["put-back", "keep"])
+def test_what_took_a_files_place_refuses(
+    tmp_path: Path, saved: Path, now: str, policy: str
+) -> None:
+    path = tmp_path / "a"
+    path.mkdir() if now == "folder" else os.mkfifo(path)
+    with pytest.raises(RestoreRefused, match=f"{path} is a (folder|named pipe) now"):
+        plan_files([entry(path)], policy, saved, shared=False)
+
+
+def test_link_that_took_a_files_place_is_set_aside(tmp_path: Path, saved: Path) -> None:
+    path, other = tmp_path / "a", tmp_path / "other"
+    other.write_text("as saved")
+    path.symlink_to(other)
+    plan = plan_files([entry(path)], "put-back", saved, shared=False)
+    put_back(plan, saved)
+    assert not path.is_symlink()
+    assert path.read_text() == "as saved"
+    undo_put_back(plan)
+    assert path.readlink() == other
+
+
+def test_renamed_file_is_made_again_under_its_name(tmp_path: Path, saved: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("as saved")
+    path.rename(tmp_path / "elsewhere")
+    put_back(plan_files([entry(path)], "put-back", saved, shared=False), saved)
+    assert path.read_text() == (tmp_path / "elsewhere").read_text() == "as saved"
+
+
+def test_all_that_is_wrong_is_told_at_once(tmp_path: Path, saved: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(RestoreRefused) as caught:
+        plan_files([entry(tmp_path / "folder"), entry(tmp_path / "gone", "read", kept=False)],
+                   "put-back", saved, shared=False)
+    assert "is a folder now" in caught.value.message
+    assert f"{tmp_path / 'gone'}, which the session has open, is missing" in caught.value.message
+
+
+def test_every_differing_file_is_listed_by_abort(tmp_path: Path, saved: Path) -> None:
+    paths = [tmp_path / f"file-{number}" for number in range(8)]
+    for path in paths:
+        path.write_text("changed")
+    with pytest.raises(RestoreRefused) as caught:
+        plan_files([entry(path) for path in paths], "abort", saved, shared=False)
+    assert all(str(path) in caught.value.message for path in paths)
+
+
+def test_file_that_cannot_be_put_back_is_named_and_undone(tmp_path: Path, saved: Path) -> None:
+    first, path = tmp_path / "first", tmp_path / "a"
+    first.write_text("changed")
+    path.write_text("changed too")
+    lost = entry(path) | {"content": "files/9"}
+    plan = plan_files([entry(first), lost | {"blake3": "0"}], "put-back", saved, shared=False)
+    with pytest.raises(RestoreRefused, match=f"{path} cannot be put back"):
+        put_back(plan, saved)
+    undo_put_back(plan)
+    assert (first.read_text(), path.read_text()) == ("changed", "changed too")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "first", "saved"]
+
+
+def test_file_that_grew_after_the_plan_was_made_comes_back_as_it_is(
+    tmp_path: Path, saved: Path
+) -> None:
+    path = tmp_path / "log"
+    path.write_text("as saved")
+    entries = [entry(path, "history", kept=False) | {"mtime_ns": path.stat().st_mtime_ns}]
+    plan = plan_files(entries, "put-back", saved, shared=False)
+    path.write_text("as saved, and more by another kernel")
+    assert present_states(entries, plan)[str(path)][0] == path.stat().st_size

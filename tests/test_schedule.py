@@ -12,6 +12,7 @@ import pytest
 from inkernel_harness import until
 from session_kit import Shell, Talker, shell_in
 
+from jupyter_ckpt.agent.retention import SAFETY_KEPT
 from jupyter_ckpt.record import read_record
 
 
@@ -39,6 +40,9 @@ class Session:
     def automatic(self, trigger: str) -> list[dict[str, Any]]:
         return [m for m in self.shell.ckpt("list", self.id) if m["trigger"] == trigger]
 
+    def listed(self) -> set[str]:
+        return {m["id"] for m in self.shell.ckpt("list", self.id)}
+
     def wait_for(self, trigger: str, beside: int = 0) -> dict[str, Any]:
         """Return the newest checkpoint of this trigger once there are more than `beside`."""
         until(lambda: len(self.automatic(trigger)) > beside, f"a checkpoint by {trigger}")
@@ -57,7 +61,7 @@ def session(shell: Shell) -> Iterator[Session]:
 
 
 def test_saved_by_time_in_the_middle_of_a_cell(session: Session) -> None:
-    assert session.schedule("--every", "10s")["every_s"] == 10
+    assert session.schedule("--every", "5s")["every_s"] == 5
     flag = session.shell.home / "go-on"
     cell = session.talker.begin(
         f"import os, time\nwhile not os.path.exists({str(flag)!r}): time.sleep(.05)\nprint('end')")
@@ -92,6 +96,7 @@ def test_next_agent_goes_on_with_the_schedule(session: Session) -> None:
     session.schedule("--every", "1h", "--cells", "1")
     session.talker.run("x = 1")
     session.wait_for("cell")
+    last = session.schedule()["last_automatic"]
     agent = read_record(session.folder).agent
     assert agent is not None
     os.kill(agent.pid, signal.SIGKILL)
@@ -100,6 +105,8 @@ def test_next_agent_goes_on_with_the_schedule(session: Session) -> None:
     found = session.schedule()  # whoever asks first starts the next agent
     assert (found["every_s"], found["cells"]) == (3600, 1)
     assert 0 < found["next_due_s"] <= 3600
+    assert found["last_automatic"] == last
+    assert last["error"] is None
     assert read_record(session.folder).agent != agent
     before = len(session.automatic("cell"))
     session.talker.run("x = 2")
@@ -125,6 +132,17 @@ def test_restored_kernel_has_the_schedule_of_its_checkpoint(shell: Shell) -> Non
     found = second.schedule()
     assert (found["every_s"], found["cells"], found["keep"]) == (7200, 500, 4)
     second.end()
+
+
+def test_copies_made_for_safety_are_tidied_without_a_schedule(session: Session) -> None:
+    saved = session.shell.ckpt("save", session.id)["id"]
+    made = []
+    for _ in range(SAFETY_KEPT + 1):
+        session.shell.ckpt("restore", saved, "--in-place", "--no-server")
+        made.append(session.shell.ckpt("list", session.id)[0])
+    assert {m["purpose"] for m in made} == {"before-restore"}
+    until(lambda: made[0]["id"] not in session.listed(), "the oldest one is gone")
+    assert {saved, *(m["id"] for m in made[1:])} <= session.listed()
 
 
 def test_refused_save_is_kept_in_mind_and_told_once(session: Session) -> None:

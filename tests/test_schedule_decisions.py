@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from inkernel_harness import until
 
 from jupyter_ckpt.agent import schedule as module
-from jupyter_ckpt.agent.activity import Mark
+from jupyter_ckpt.agent.activity import Mark, went_on
 from jupyter_ckpt.agent.jobs import JobTable
+from jupyter_ckpt.agent.kernel import Kernel
+from jupyter_ckpt.agent.kernel_link import KernelLink
 from jupyter_ckpt.agent.schedule import BUSY_RETRY_S, Scheduler
+from jupyter_ckpt.box import Box
 from jupyter_ckpt.errors import KernelNotFound, OutOfSpace, UsageError
 from jupyter_ckpt.plan import Schedule
 from jupyter_ckpt.procfs import ProcessId
-from jupyter_ckpt.record import Record, read_record
+from jupyter_ckpt.protocol import KERNEL_SOCKET_NAME
+from jupyter_ckpt.record import RECORD_NAME, Record, read_record, write_record
 
 
 class FakeLink:
+    exists = True
+
     def __init__(self) -> None:
         self.status: dict[str, Any] | None = {"busy": False, "cells_run": 0}
         self.told: list[dict[str, Any]] = []
@@ -60,6 +69,13 @@ class FakeAgent:
             raise KernelNotFound("There is none.")
         return self.kernel
 
+    def note(self, kernel: FakeKernel, **fields: Any) -> bool:
+        if kernel is not self.kernel:
+            return False
+        kernel.record = replace(kernel.record, **fields)
+        write_record(self.folder, kernel.record)
+        return True
+
     def save(self, request: dict[str, Any], job: Any) -> dict[str, Any]:
         self.saves.append(request["trigger"])
         if self.failure is not None:
@@ -77,7 +93,8 @@ class Bench:
         self.agent = FakeAgent(folder)
         self.jobs = JobTable()
         self.scheduler = Scheduler(
-            self.agent, self.jobs, lambda: self.agent.now)  # type: ignore[arg-type]
+            self.agent, self.jobs, self.agent.save,  # type: ignore[arg-type]
+            lambda: self.agent.now)
 
     def kernel(self, **changes: Any) -> FakeKernel:
         own = ProcessId.of(os.getpid())
@@ -110,6 +127,18 @@ def test_no_schedule_no_saves_and_no_waking_up(bench: Bench) -> None:
     assert bench.scheduler.cells_done() == {"accepted": False, "cells": None}
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_kernel_without_an_answer_went_on_unless_it_is_still_starting(
+    tmp_path: Path, held: bool
+) -> None:
+    kernel: Any = FakeKernel(Record("kernel-0001", injected=True))
+    kernel.link = KernelLink(tmp_path)
+    if held:
+        with socket.socket(socket.AF_UNIX) as deaf:
+            deaf.bind(str(tmp_path / KERNEL_SOCKET_NAME))
+    assert went_on(kernel, timeout_s=1) is held
+
+
 def test_saves_by_time_only_what_went_on(bench: Bench) -> None:
     kernel = bench.kernel(schedule=Schedule(60.0))
     assert bench.scheduler._sleep_s() == 60
@@ -138,6 +167,23 @@ def test_processor_time_counts_but_an_idle_kernels_does_not() -> None:
     assert Mark(None, False, 10.0, 1.0).is_beyond(None)  # another language: who knows
     assert not Mark(None, False, 10.0, 1.0).is_beyond(Mark(None, False, 10.0, 0.0))
     assert Mark.of(ProcessId.of(os.getpid()), None).cpu_s > 0
+
+
+def test_mark_is_kept_in_the_record(tmp_path: Path) -> None:
+    mark = Mark(cells=3, busy=False, cpu_s=10.5, at=100.0)
+    first = Kernel(Record("kernel-0001"), cast(Box, None), tmp_path)
+    assert first.mark is None
+    first.mark = mark
+    write_record(tmp_path, first.record)
+    second = Kernel(Record.from_dict(json.loads((tmp_path / RECORD_NAME).read_text())),
+                    cast(Box, None), tmp_path)
+    assert second.mark == mark
+
+
+@pytest.mark.parametrize("data", [{}, {"cells": 1}, {"cells": "3", "busy": False, "cpu_s": 1, "at":
+                                  1}, {"cells": 3, "busy": 0, "cpu_s": 1, "at": 1}])
+def test_what_is_no_mark_is_none(data: dict[str, Any]) -> None:
+    assert Mark.from_dict(data) is None
 
 
 def test_kernel_that_cannot_answer_is_saved(bench: Bench) -> None:
@@ -189,6 +235,33 @@ def test_failures_are_kept_and_retried_ever_later(bench: Bench) -> None:
     assert (last["id"], last["error"]) == (f"{4:016x}", None)
     kernel.run_a_cell()
     assert len(bench.later(61)) == 5  # no delay is left
+
+
+def test_next_agent_knows_of_the_failures(bench: Bench, tmp_path: Path) -> None:
+    kernel = bench.kernel(schedule=Schedule(60.0))
+    kernel.run_a_cell()
+    bench.agent.failure = OutOfSpace("The disk is full.", "Free some.")
+    bench.later(61)
+    bench.later(61)
+    noted = kernel.record.automatic
+    assert noted is not None
+    assert noted["failures"] == 2
+    after = Bench(tmp_path / "kernel-0002")
+    second = after.kernel(schedule=Schedule(60.0), automatic=noted)
+    second.run_a_cell()
+    assert after.scheduler.view()["last_automatic"]["error"]["id"] == "out-of-space"
+    assert 110 < after.scheduler.view()["next_due_s"] <= 120  # after two failures
+    assert after.later(100) == []
+    assert after.later(30) == ["interval"]
+    assert second.record.automatic == {
+        "last": after.scheduler.view()["last_automatic"], "failures": 0}
+
+
+@pytest.mark.parametrize("noted", [{}, {"last": 5, "failures": "many"}, {"last": {"at": None},
+                                   "failures": 3}, {"last": {"at": "2026-01-01"}, "failures": 3}])
+def test_senseless_notes_harm_nobody(bench: Bench, noted: dict[str, Any]) -> None:
+    bench.kernel(schedule=Schedule(60.0), automatic=noted).run_a_cell()
+    assert bench.later(1000) == ["interval"]
 
 
 def test_unexpected_failure_is_kept_too(bench: Bench) -> None:

@@ -10,9 +10,10 @@ from jupyter_harness import Home, Server
 
 
 @pytest.mark.parametrize(("configured", "schedule"), [
-    ('c.CheckpointApp.every = "10m"\nc.CheckpointApp.keep = 3',
-     {"every_s": 600.0, "cells": None, "keep": 3}),
-    ("c.CheckpointApp.cells = 20", {"every_s": None, "cells": 20, "keep": None}),
+    ('c.CheckpointApp.every = "10m"\nc.CheckpointApp.keep = 3\nc.CheckpointApp.keep_daily = 7',
+     {"every_s": 600.0, "cells": None, "keep": 3, "keep_hourly": None, "keep_daily": 7}),
+    ("c.CheckpointApp.cells = 20\nc.CheckpointApp.keep_hourly = 24",
+     {"every_s": None, "cells": 20, "keep": None, "keep_hourly": 24, "keep_daily": None}),
     ("", None),
     ('c.CheckpointApp.every = "soon"', None),
 ])

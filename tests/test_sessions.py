@@ -180,6 +180,7 @@ def test_forks_and_original_run_side_by_side_independently(root_shell: Shell) ->
     copies = root_shell.ckpt("fork", started["kernel_id"], "-n", "2")
     talkers = [talker, *(Talker(copy["connection_file"]) for copy in copies)]
     assert len({row["pid"] for row in root_shell.ckpt("ps")}) == 3
+    assert root_shell.ckpt("list", started["kernel_id"])[0]["purpose"] == "fork"
     for number, each in enumerate(talkers):
         each.run(f"data[0] = {number}; counter()")
     assert [each.run("print(data[0], ask('x'))") for each in talkers] == [

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from ..procfs import ProcessId, descendants, stat_fields
+
+if TYPE_CHECKING:
+    from .kernel import Kernel
 
 CPU_NOISE_S = 0.1
 NOISE_SHARE = 1e-4
@@ -24,6 +27,7 @@ class Mark:
     busy: bool
     cpu_s: float
     at: float
+    """On the monotonic clock: one for all processes, until the machine is started anew."""
 
     @classmethod
     def of(cls, root: ProcessId | None, status: dict[str, Any] | None) -> Mark:
@@ -32,6 +36,22 @@ class Mark:
         cells = said.get("cells_run")
         return cls(cells if isinstance(cells, int) else None, bool(said.get("busy")),
                    cpu_s(root), time.monotonic())
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any] | None) -> Mark | None:
+        """Return the mark in `data`; None for none, and for what is not one."""
+        try:
+            found = cls(**data) if data is not None else None
+        except TypeError:
+            return None
+        if found is not None and not (
+                isinstance(found.cells, (int, type(None))) and isinstance(found.busy, bool)
+                and isinstance(found.cpu_s, (int, float)) and isinstance(found.at, (int, float))):
+            return None
+        return found
 
     def allowing(self, cost_s: float) -> Mark:
         """Return this mark as if the tree had used `cost_s` more until then."""
@@ -60,3 +80,22 @@ def cpu_s(root: ProcessId | None) -> float:
         if fields is not None:
             ticks += sum(map(int, fields[11:15]))  # its own, and that of awaited children
     return ticks * _TICK_S
+
+
+def went_on(kernel: Kernel, timeout_s: float) -> bool:
+    """Ask the kernel, and tell whether it did anything since it was last saved or restored.
+
+    One that does not answer within `timeout_s` although it could is held by
+    native code: something runs. What the question itself costs is not counted.
+    """
+    used = Mark.of(kernel.record.root, None).cpu_s
+    status = kernel.link.ask("status", timeout_s)
+    now = Mark.of(kernel.record.root, status)
+    if status is None and kernel.record.injected:
+        # A kernel that is still starting does not answer, either.
+        return kernel.link.exists
+    if now.is_beyond(kernel.mark):
+        return True
+    if kernel.mark is not None:
+        kernel.mark = kernel.mark.allowing(now.cpu_s - used)
+    return False

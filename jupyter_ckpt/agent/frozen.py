@@ -6,18 +6,25 @@ copies are hashed and stored after the thaw.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..engine.openfiles import OpenFile
+from ..errors import IntegrityError, RestoreFailed, UsageError, quoted
+from . import saved
+from .copying import copy_sparse
+from .databases import database_of, members
 
-MAX_FILE_BYTES = 4 << 30
+LIMIT_VARIABLE = "JUPYTER_CKPT_FILE_LIMIT"
+DEFAULT_LIMIT = "4G"
 _HISTORY = "history.sqlite"
 
 
@@ -30,92 +37,129 @@ class FrozenFiles:
     warnings: list[str] = field(default_factory=list)
 
 
+def file_limit_bytes(text: str | None = None) -> int:
+    """Return the size up to which a file is copied: `text`, else the environment's setting.
+
+    Raises `UsageError` unless it is a number with K, M, G, T or nothing behind it.
+    """
+    text = text or os.environ.get(LIMIT_VARIABLE) or DEFAULT_LIMIT
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.I)
+    if match is None:
+        raise UsageError(f"{text!r} is not a size of files.",
+                         f"Set {LIMIT_VARIABLE} to a number of bytes, or to 500M, 4G, ...")
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+
+
 def is_history(path: str) -> bool:
     """Tell whether `path` is IPython's history, which all kernels share."""
     return os.path.basename(path).startswith(_HISTORY)
 
 
-def copy_open_files(found: list[OpenFile], folder: Path, skip: tuple[str, ...]) -> FrozenFiles:
-    """Copy every file open for writing into `folder`.
+def copy_open_files(
+    found: list[OpenFile], folder: Path, skip: tuple[str, ...], limit_bytes: int
+) -> FrozenFiles:
+    """Copy every file open for writing, of at most `limit_bytes`, into `folder`.
 
     Paths below one of `skip` are left to others. Files that are only read,
-    appended to or IPython's history are listed, not copied.
+    appended to or IPython's history are listed, not copied. The files of a
+    SQLite database are copied together, also those that nobody has open.
     """
-    frozen = FrozenFiles()
+    copying = _Copying(folder, limit_bytes)
     for file in found:
         if file.role == "mapped" or file.path.startswith(tuple(f"{s}/" for s in skip)):
             continue
-        role = "history" if is_history(file.path) else file.role
-        entry: dict[str, Any] = {"path": file.path, "role": role, "saved": False}
+        copying.enlist(file.path, "history" if is_history(file.path) else file.role)
+    for path in [path for path, entry in copying.entries.items() if entry["role"] == "write"]:
+        database = database_of(path)
+        copying.copy([path] if database is None else copying.gather(database))
+    copying.frozen.files = list(copying.entries.values())
+    return copying.frozen
+
+
+class _Copying:
+    """The files of one freeze while they are listed and copied."""
+
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
+        self.folder, self.limit_bytes = folder, limit_bytes
+        self.entries: dict[str, dict[str, Any]] = {}
+        self.frozen = FrozenFiles()
+        self._tried: set[str] = set()
+
+    def enlist(self, path: str, role: str) -> None:
+        """Add a file's entry; what cannot be looked at gets a warning instead."""
         try:
-            status = os.stat(file.path)
+            status = os.stat(path)
         except OSError as error:
-            frozen.warnings.append(f"{file.path} could not be read for saving: {error.strerror}.")
-            continue
-        entry |= {"size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns,
-                  "mode": stat.S_IMODE(status.st_mode)}
-        if role == "write":
-            _copy(entry, folder, frozen)
-        frozen.files.append(entry)
-    return frozen
+            self._warn(path, f"could not be read for saving: {error.strerror}")
+            return
+        self.entries[path] = {
+            "path": path, "role": role, "saved": False, "size_bytes": status.st_size,
+            "mtime_ns": status.st_mtime_ns, "mode": stat.S_IMODE(status.st_mode)}
 
+    def gather(self, database: str) -> list[str]:
+        """List all files of a database, note those that are not there; return the others."""
+        absent = []
+        for path in members(database):
+            if path not in self.entries and os.path.exists(path):
+                self.enlist(path, "beside")
+            if path in self.entries:
+                self.entries[path]["group"] = database
+            else:
+                absent.append(path)
+        present = [path for path in members(database) if path in self.entries]
+        if present:
+            self.entries[present[0]]["absent"] = absent
+        return present
 
-def _copy(entry: dict[str, Any], folder: Path, frozen: FrozenFiles) -> None:
-    path = entry["path"]
-    if entry["size_bytes"] > MAX_FILE_BYTES:
-        frozen.warnings.append(
-            f"{path} is open for writing and larger than {MAX_FILE_BYTES >> 30} GiB: "
-            "its content is not part of the checkpoint.")
-        return
-    name = f"files/{len(frozen.copies)}"
-    target = folder / str(len(frozen.copies))
-    try:
-        copy_sparse(path, target)
-    except OSError as error:
-        if error.errno == 28:
-            raise
-        frozen.warnings.append(f"{path} could not be read for saving: {error.strerror}.")
-        return
-    entry |= {"saved": True, "content": name}
-    frozen.copies[name] = target
+    def copy(self, paths: Sequence[str]) -> None:
+        """Copy these files, or none of them when one cannot be; each is tried once."""
+        entries = [self.entries[path] for path in paths if path not in self._tried]
+        self._tried.update(paths)
+        for entry in entries:
+            problem = self._copy(entry)
+            if problem is not None:
+                self._warn(entry["path"], problem)
+                self._forget(entries, entry["path"])
+                return
 
+    def _copy(self, entry: dict[str, Any]) -> str | None:
+        """Copy one file; return why it is not part of the checkpoint, None: it is."""
+        if entry["size_bytes"] > self.limit_bytes:
+            return (f"is open for writing and {entry['size_bytes']} bytes large, more than the "
+                    f"{self.limit_bytes} that {LIMIT_VARIABLE} allows: its content is not part "
+                    "of the checkpoint")
+        number = len(self.frozen.copies)
+        name, target = f"files/{number}", self.folder / str(number)
+        for _ in range(2):
+            try:
+                target.unlink(missing_ok=True)
+                copy_sparse(entry["path"], target)
+                status = os.stat(entry["path"])
+            except OSError as error:
+                if error.errno == errno.ENOSPC:
+                    raise
+                return f"could not be read for saving: {error.strerror}"
+            torn = (status.st_size, status.st_mtime_ns) != (entry["size_bytes"], entry["mtime_ns"])
+            entry |= {"size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+            if not torn:
+                break
+        else:
+            self._warn(entry["path"], "is written to by a program outside of the session: "
+                       "its saved content may be of several moments")
+        entry |= {"saved": True, "content": name}
+        self.frozen.copies[name] = target
+        return None
 
-def copy_sparse(source: str | Path, target: Path) -> None:
-    """Copy the data of a file and leave its holes holes."""
-    with open(source, "rb", buffering=0) as src, open(target, "xb", buffering=0) as dst:
-        end = os.fstat(src.fileno()).st_size
-        for start, stop in _data_ranges(src.fileno(), end):
-            position = start
-            while position < stop:
-                copied = os.copy_file_range(
-                    src.fileno(), dst.fileno(), stop - position, position, position
-                ) if _same_device(src.fileno(), dst.fileno()) else _copy_some(
-                    src.fileno(), dst.fileno(), position, stop)
-                if not copied:
-                    break
-                position += copied
-        os.truncate(dst.fileno(), end)
+    def _forget(self, entries: list[dict[str, Any]], reason: str) -> None:
+        for entry in entries:
+            if entry["saved"]:
+                self.frozen.copies.pop(entry.pop("content")).unlink()
+                entry["saved"] = False
+            if entry["path"] != reason:
+                self._warn(entry["path"], f"belongs to {reason} and is not saved without it")
 
-
-def _same_device(a: int, b: int) -> bool:
-    return os.fstat(a).st_dev == os.fstat(b).st_dev
-
-
-def _copy_some(src: int, dst: int, position: int, stop: int) -> int:
-    data = os.pread(src, min(1 << 20, stop - position), position)
-    return os.pwrite(dst, data, position)
-
-
-def _data_ranges(fd: int, end: int) -> Iterator[tuple[int, int]]:
-    position = 0
-    while position < end:
-        try:
-            start = os.lseek(fd, position, os.SEEK_DATA)
-        except OSError:
-            return  # only a hole is left
-        stop = os.lseek(fd, start, os.SEEK_HOLE)
-        yield start, min(stop, end)
-        position = stop
+    def _warn(self, path: str, what: str) -> None:
+        self.frozen.warnings.append(f"{path} {what}.")
 
 
 def copy_shared_memory(shm: Path, folder: Path) -> dict[str, Path]:
@@ -161,18 +205,29 @@ def refill_shared_memory(shm: Path, folder: Path) -> None:
     listing = folder / "shm.json"
     if not listing.exists():
         return
-    for entry in json.loads(listing.read_text()):
-        target = shm / entry["path"]
-        if not target.resolve().is_relative_to(shm.resolve()):
-            raise ValueError(f"{entry['path']} leaves /dev/shm")
-        if stat.S_ISDIR(entry["mode"]):
-            target.mkdir(exist_ok=True)
-        elif stat.S_ISLNK(entry["mode"]):
-            target.symlink_to(entry["target"])
-            continue
-        else:
-            copy_sparse(folder / entry["content"], target)
-        os.chmod(target, stat.S_IMODE(entry["mode"]))
+    for entry in saved.parsed(listing.read_bytes(), saved.SHARED_MEMORY, "shm.json"):
+        try:
+            _refill_one(entry, shm, folder)
+        except (OSError, RuntimeError, KeyError) as error:
+            raise RestoreFailed(
+                f"The shared memory {quoted(entry['path'])} of the session could not be put "
+                f"back: {type(error).__name__} {str(error)[:200]}.") from error
+
+
+def _refill_one(entry: dict[str, Any], shm: Path, folder: Path) -> None:
+    target = shm / entry["path"]
+    # The last part itself must be new: a link there would lead the copy elsewhere.
+    if not (target.parent.resolve() / target.name).is_relative_to(shm.resolve()):
+        raise IntegrityError(f"{quoted(entry['path'])} of shm.json leaves /dev/shm.")
+    mode = entry["mode"] & 0xFFFF
+    if stat.S_ISDIR(mode):
+        target.mkdir()
+    elif stat.S_ISLNK(mode):
+        target.symlink_to(entry["target"])
+        return
+    else:
+        copy_sparse(folder / entry["content"], target)
+    os.chmod(target, stat.S_IMODE(mode))
 
 
 def discard(folder: Path) -> None:

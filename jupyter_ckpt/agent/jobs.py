@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import queue
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from ..errors import Cancelled, CheckpointError, DumpFailed, JobNotFound, RestoreFailed, UsageError
 from ..protocol import Job
 
 log = logging.getLogger(__name__)
-KEPT_JOBS = 200
+KEPT_JOBS = 20
+"""Finished ones. A save that was forgotten is found in the store, a restore in the record."""
 
 Act = Callable[[Job], dict[str, Any]]
 
@@ -81,6 +84,7 @@ class JobTable:
             try:
                 with self.turn:
                     self._run_one(job, act)
+                _give_memory_back()
             finally:
                 with self._lock:
                     self._busy -= 1
@@ -104,6 +108,12 @@ class JobTable:
         else:
             job.result = result
             job.enter("done")
+
+
+def _give_memory_back() -> None:
+    """Return to the system what an act needed for a while: agents live for weeks."""
+    with suppress(AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _fail(job: Job, error: CheckpointError) -> None:

@@ -25,8 +25,6 @@ class Kernel:
     record: Record
     box: Box
     folder: Path
-    mark: Mark | None = None
-    """How far it was when it was last saved or restored; None: not known."""
     saved_at: float | None = None
     """When that was, on the monotonic clock."""
 
@@ -51,6 +49,18 @@ class Kernel:
     @cached_property
     def link(self) -> KernelLink:
         return KernelLink(self.folder)
+
+    @property
+    def mark(self) -> Mark | None:
+        """How far it was when it was last saved or restored; None: not known.
+
+        Kept in the record, or an idle kernel would be saved once more by each new agent.
+        """
+        return Mark.from_dict(self.record.mark)
+
+    @mark.setter
+    def mark(self, mark: Mark | None) -> None:
+        self.record.mark = mark.to_dict() if mark is not None else None
 
     @property
     def root_inner_pid(self) -> int:

@@ -18,6 +18,9 @@ from typing import Any
 from ..protocol import KERNEL_SOCKET_NAME
 
 _MAX_ANSWER_BYTES = 64 << 20
+PING_TIMEOUT_S = 1.0
+LINK_TIMEOUT_S = 3.0
+"""For questions that a living in-kernel part answers at once."""
 
 
 class KernelLink:
@@ -26,6 +29,11 @@ class KernelLink:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._line = threading.RLock()
+
+    @property
+    def exists(self) -> bool:
+        """Whether the in-kernel part has made its socket, which it does before any cell runs."""
+        return (self._folder / KERNEL_SOCKET_NAME).exists()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -36,6 +44,10 @@ class KernelLink:
         """
         with self._line:
             yield
+
+    def is_up(self) -> bool:
+        """Tell whether the in-kernel part answers: its socket is there before it listens."""
+        return self.ask("ping", PING_TIMEOUT_S) is not None
 
     def ask(self, op: str, timeout_s: float, **fields: Any) -> dict[str, Any] | None:
         """Send one request; return the answer, or None when none came in time."""

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from ..box import Box, NamespaceBox, OpenBox
+from ..box.contract import end_boxes_of
 from ..errors import LaunchFailed, ProtocolError
+from ..faults import point
+from ..offers import ENDED_NAME
 from ..plan import Schedule
 from ..procfs import ProcessId, children_of_all
 from ..protocol import Job
-from ..record import RECORD_NAME, Record, write_record
+from ..record import Record
 from .kernel import Kernel, identify, open_alias
+from .recordfile import RecordFile
 from .tools import Tools
 
 START_DEADLINE_S = 20.0
@@ -21,41 +25,54 @@ STARTUP_FILE = Path(__file__).parent.parent / "inkernel" / "startup.py"
 _ENV_KEPT = ("JPY_SESSION_NAME",)
 
 
-def launch(tools: Tools, folder: Path, request: dict[str, Any], job: Job) -> Kernel:
+def launch(
+    tools: Tools, record_file: RecordFile, request: dict[str, Any], job: Job
+) -> Kernel:
     """Start the kernel that `request` describes and return it.
 
     Called by the agent for ``PUT /launches``. Raises `LaunchFailed` or
     `ModeUnavailable`; then nothing of the kernel runs.
     """
+    folder = record_file.folder
     job.enter("launching")
     cmd, env = request.get("cmd"), request.get("env")
     if not isinstance(cmd, list) or not cmd or not isinstance(env, dict):
         raise ProtocolError("A launch needs 'cmd' (a list) and 'env' (an object).")
     mode = tools.mode()
     record = _record(request, mode, folder.name)
-    box = make_box(tools, folder, mode, record.kernel_id)
+    box = make_box(tools, record_file, mode)
     try:
         # Known before it holds a kernel: should we die now, the next agent ends it.
         record.init, record.agent = box.init, ProcessId.of(os.getpid())
-        write_record(folder, record)
+        record_file.write(record)
+        point("launch.boxed")
         root_inner = box.start_root(
             cmd, _environment(env, box, tools, record), record.cwd, _umask(request))
         kernel_host = _first_child(box, root_inner, folder)
+        point("launch.started")
         identify(box, record, root_inner, box.inner_pid(kernel_host) or 0)
     except BaseException:
         box.stop()
-        (folder / RECORD_NAME).unlink(missing_ok=True)
+        record_file.remove()
         raise
     return Kernel(record, box, folder)
 
 
 def make_box(
-    tools: Tools, folder: Path, mode: str, kernel_id: str, alias: str | None = None,
+    tools: Tools, record_file: RecordFile, mode: str, alias: str | None = None,
     pid_floor: int | None = None,
 ) -> Box:
-    """Make an empty box of the mode's kind for the kernel of `folder`."""
+    """Make an empty box of the mode's kind for the kernel whose record that is.
+
+    Whatever box an agent left there that was killed is ended first. Raises
+    `AgentUnreachable` when the place is another agent's: its box is not ours to end.
+    """
+    record_file.check_place()
+    folder = record_file.folder
+    end_boxes_of(folder)
+    (folder / ENDED_NAME).unlink(missing_ok=True)  # of an earlier life
     if mode == "caps":
-        return OpenBox.create(tools.box_binary, folder, alias or open_alias(kernel_id))
+        return OpenBox.create(tools.box_binary, folder, alias or open_alias(folder.name))
     if pid_floor is None:
         return NamespaceBox.create(tools.box_binary, folder, mode)
     return NamespaceBox.create(tools.box_binary, folder, mode, pid_floor)

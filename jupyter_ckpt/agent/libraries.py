@@ -14,7 +14,9 @@ from blake3 import blake3
 
 from ..engine.openfiles import OpenFile
 from ..errors import RestoreRefused
+from . import saved
 
+_NAMED = 5
 _cache: dict[tuple[int, int, int, int, int], str] = {}
 
 
@@ -35,27 +37,38 @@ def inventory(found: Iterable[OpenFile], skip: tuple[str, ...]) -> list[dict[str
     return listed
 
 
-def check_unchanged(listed: Iterable[dict[str, Any]]) -> None:
+def check_unchanged(listed: list[dict[str, Any]]) -> None:
     """Raise `RestoreRefused` naming the files that are not what they were."""
     wrong = []
-    for entry in listed:
+    for entry in saved.checked(listed, saved.LIBRARIES, "libraries.json"):
         try:
             status = os.stat(entry["path"])
         except OSError:
-            wrong.append(f"{entry['path']} (missing)")
+            wrong.append(f"{entry['path']} is missing")
             continue
         same = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino) == (
             entry["size_bytes"], entry["mtime_ns"], entry["ctime_ns"], entry["inode"])
-        if not same and (status.st_size != entry["size_bytes"]
-                         or _digest(entry["path"], status) != entry["blake3"]):
-            wrong.append(f"{entry['path']} (changed)")
+        if same:
+            continue
+        if status.st_size != entry["size_bytes"]:
+            wrong.append(f"{entry['path']} had {entry['size_bytes']} bytes and "
+                         f"has {status.st_size} now")
+        elif _unreadable_or_other(entry, status):
+            wrong.append(f"{entry['path']} has other content than at the checkpoint")
     if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        more = f"; and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
         raise RestoreRefused(
             f"The session's programs or libraries are not what they were: "
-            f"{', '.join(wrong[:3])}{more}.",
+            f"{'; '.join(wrong[:_NAMED])}{more}.",
             "Bring these files back to the versions the session used (reinstall them), "
             "then restore again.")
+
+
+def _unreadable_or_other(entry: dict[str, Any], status: os.stat_result) -> bool:
+    try:
+        return bool(_digest(entry["path"], status) != entry["blake3"])
+    except OSError:
+        return True
 
 
 def _digest(path: str, status: os.stat_result) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import time
 from collections.abc import Callable, Iterable
 
 from ..engine.sockets import InetSockets, Listener
 from ..errors import RestoreRefused
+from .refusals import Refusals
 
-TIME_WAIT = "06"
+TIME_WAIT, LISTEN = "06", "0A"
 DEFAULT_WAIT_S = 70.0
 
 
@@ -57,6 +59,51 @@ def _tcp_table() -> list[tuple[int, int, str]]:
     return found
 
 
+def check_ports(
+    sockets: InetSockets, wanted: dict[int, int], replaced: Iterable[int], refusals: Refusals
+) -> None:
+    """Refuse when an address is missing here, or a port insisted on is another program's.
+
+    ``wanted`` is {saved: port}; the processes ``replaced`` will give theirs back.
+    """
+    ours = _socket_inodes(replaced)
+    for listener in sockets.listeners:
+        target = wanted.get(listener.port, listener.port)
+        with refusals.collecting():
+            free = is_free(Listener(listener.protocol, listener.address, target))
+            if not free and listener.port in wanted and _listening_inodes(target) - ours:
+                raise _port_taken(target)
+
+
+def _port_taken(port: int) -> RestoreRefused:
+    return RestoreRefused(f"Port {port} is used by another program.",
+                          "End that program, or restore as a new kernel with --new.")
+
+
+def _socket_inodes(pids: Iterable[int]) -> set[int]:
+    found: set[int] = set()
+    for pid in pids:
+        try:
+            links = [os.readlink(fd.path) for fd in os.scandir(f"/proc/{pid}/fd")]
+        except OSError:
+            continue
+        found.update(int(link[8:-1]) for link in links if link.startswith("socket:"))
+    return found
+
+
+def _listening_inodes(port: int) -> set[int]:
+    found: set[int] = set()
+    for name in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            with open(name, encoding="ascii") as table:
+                rows = [line.split() for line in table][1:]
+        except OSError:
+            continue
+        found.update(int(row[9]) for row in rows
+                     if row[3] == LISTEN and int(row[1].rsplit(":", 1)[1], 16) == port)
+    return found
+
+
 def _held_by_system(port: int) -> bool:
     states = {state for local, _, state in _tcp_table() if local == port}
     return bool(states) and states <= {TIME_WAIT}
@@ -86,9 +133,7 @@ def choose_ports(
             waiting = time.monotonic() < deadline and _held_by_system(target)
             if not waiting or target in free_to_move:
                 if listener.port in wanted:
-                    raise RestoreRefused(
-                        f"Port {target} is used by another program.",
-                        "End that program, or restore as a new kernel with --new.")
+                    raise _port_taken(target)
                 moves[listener.port] = free_port(listener.protocol)
                 break
             _wait(on_wait, f"port {target}", deadline)

@@ -4,33 +4,39 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..box import Box, OpenBox
+from ..engine.criu import Criu
+from ..engine.criulog import CHANGED_SIZE
 from ..engine.edit import accept_present, move_folder
 from ..engine.openfiles import process_tree
 from ..engine.sockets import InetSockets, close_outer_connections, inet_sockets, map_ports
 from ..errors import CheckpointError, ModeUnavailable, RestoreFailed, RestoreRefused
+from ..faults import point
 from ..manifest import Manifest, utc_now
 from ..plan import Schedule
-from ..procfs import ProcessId, command_name
+from ..procfs import ProcessId, command_name, descendants
 from ..protocol import Job
-from ..record import RECORD_NAME, Record, write_private, write_record
+from ..record import Record, next_epoch, write_private
 from ..store import Store
-from . import host
+from . import saved
 from .frozen import refill_shared_memory
 from .kernel import Kernel, identify
 from .launch import make_box
-from .libraries import check_unchanged
 from .ports import DEFAULT_WAIT_S, choose_ports
+from .preflight import Preflight
+from .recordfile import RecordFile
 from .savedfiles import FilePlan, plan_files, present_states, put_back, undo_put_back
 from .tools import Tools
 
 PORT_NAMES = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 RESTORE_HEADROOM = 200
+SIZE_ATTEMPTS = 3
 PIDS_DEADLINE_S = 20.0
 HOOK_DEADLINE_S = 30.0
 
@@ -51,30 +57,36 @@ class Prepared:
 
 
 class Restore:
-    """Brings one checkpoint back as the kernel of `folder`.
+    """Brings one checkpoint back as the kernel whose record `record_file` is.
 
     ``request``: files (policy), connection (ports and key to take over, or
     None), connection_file, wait_s, shared (whether the original may live on),
     notebook, session, owner, epoch, schedule (without one: that of the checkpoint).
     """
 
-    def __init__(self, tools: Tools, folder: Path, request: dict[str, Any], job: Job) -> None:
-        self.tools, self.folder, self.request, self.job = tools, folder, request, job
+    def __init__(
+        self, tools: Tools, record_file: RecordFile, request: dict[str, Any], job: Job
+    ) -> None:
+        self.tools, self.request, self.job = tools, request, job
+        self.record_file, self.folder = record_file, record_file.folder
 
-    def prepare(self, store: Store, manifest: Manifest, work: Path) -> Prepared:
-        """Verify, unpack and compare with this machine.
+    def prepare(
+        self, store: Store, manifest: Manifest, work: Path, replaced: Kernel | None = None
+    ) -> Prepared:
+        """Compare with this machine, verify and unpack; `replaced` will be ended for it.
 
-        Raises `RestoreRefused` or `IntegrityError`; nothing was touched.
+        Raises `RestoreRefused` with all reasons, or `IntegrityError`; nothing was touched.
         """
         self.job.enter("preparing")
         if manifest.engine != "process":
             raise RestoreRefused(
                 f"Checkpoint {manifest.id} holds variables, not a process.",
                 "It can only be loaded into a running kernel.")
-        details = json.loads(store.read_file(manifest, "restore.json"))
+        details = saved.parsed(store.read_file(manifest, "restore.json"), saved.DETAILS,
+                               "restore.json")
         self._check_mode(details["mode"])
-        warnings = host.check_compatible(manifest.host, details["cpu_flags"])
-        check_unchanged(json.loads(store.read_file(manifest, "libraries.json")))
+        preflight = self._preflight(store, manifest, details, work, replaced)
+        warnings = preflight.run()
         folder = work / "restore"
         folder.mkdir()
         self.job.total_bytes = manifest.memory_bytes
@@ -83,25 +95,46 @@ class Restore:
             self.job.done_bytes += done
 
         store.materialise(manifest, folder, progress)
-        return Prepared(manifest, details, folder, self._plan(manifest, folder), warnings)
+        return Prepared(manifest, details, folder, preflight.plan, warnings)
+
+    def _preflight(
+        self, store: Store, manifest: Manifest, details: dict[str, Any], work: Path,
+        replaced: Kernel | None,
+    ) -> Preflight:
+        root = replaced.record.root if replaced is not None else None
+        scratch = work / "preflight"
+        scratch.mkdir()
+        return Preflight(
+            store, manifest, details, self.tools.criu_binary().version, scratch,
+            policy=self.request.get("files") or "put-back",
+            shared=bool(self.request.get("shared")),
+            forced_ports=self._forced_ports(details),
+            replaced=descendants(root.pid) if root is not None else ())
+
+    def _forced_ports(self, details: dict[str, Any]) -> dict[int, int]:
+        """Return {saved: to use} of the kernel's ports that the caller insists on."""
+        saved, wanted = details.get("connection") or {}, self.request.get("connection") or {}
+        return {int(saved[n]): int(wanted[n]) for n in PORT_NAMES if n in saved and n in wanted}
 
     def _plan(self, manifest: Manifest, folder: Path) -> FilePlan:
         return plan_files(manifest.files, self.request.get("files") or "put-back", folder,
                           bool(self.request.get("shared")))
 
-    def _check_mode(self, saved: str) -> None:
+    def _check_mode(self, made: str) -> None:
         here = self.tools.mode()
-        if saved == here or ({saved, here} == {"root", "rootless"} and here == "root"):
+        if made == here or ({made, here} == {"root", "rootless"} and here == "root"):
             return
         raise ModeUnavailable(
-            f"The checkpoint was made in {saved} mode; this machine offers {here} mode.",
-            f"Set JUPYTER_CKPT_MODE={saved}, or restore it where that mode works.")
+            f"The checkpoint was made in {made} mode; this machine offers {here} mode.",
+            f"Set JUPYTER_CKPT_MODE={made}, or restore it where that mode works.")
 
-    def run(self, prepared: Prepared) -> Kernel:
+    def run(self, prepared: Prepared, recover: str | None = None) -> Kernel:
         """Bring the prepared checkpoint to life.
 
-        Raises `RestoreFailed` or `RestoreRefused`; then nothing of it runs and
-        every file is what it was before.
+        `recover` is the checkpoint, in the same store, that the next agent
+        restores should we die before the record tells of the kernel made. Raises
+        `RestoreFailed` or `RestoreRefused`; then nothing of it runs and every
+        file is what it was before.
         """
         # Once more: the kernel that was just stopped may have written since.
         prepared.plan = self._plan(prepared.manifest, prepared.folder)
@@ -113,19 +146,23 @@ class Restore:
         self._recreate_folders(prepared)
         (self.folder / "kernel.log").touch(mode=0o600)  # the tree appends to it
         box = self._make_box(prepared)
-        record = self._record(prepared)
+        record = self._record(prepared, recover)
         try:
             # Known before it holds a kernel: should we die now, the next agent ends it.
             record.init, record.agent = box.init, ProcessId.of(os.getpid())
-            write_record(self.folder, record)
+            self.record_file.write(record)
+            point("restore.boxed")
             put_back(prepared.plan, prepared.folder)
+            point("restore.files-back")
             if box.init is not None:
                 refill_shared_memory(box.path("/dev/shm"), prepared.folder)
             self._edit(prepared, moves)
+            point("restore.edited")
             work = prepared.folder / "criu"
             work.mkdir()
             criu = self.tools.criu(box, prepared.details["mode"], work)
-            criu.restore(prepared.images, box.command)
+            self._restore_images(criu, box, prepared)
+            point("restore.running")
             if isinstance(box, OpenBox):
                 box.adopt_root(prepared.details["root_pid"])
             identify(box, record, prepared.details["root_pid"], prepared.details["kernel_pid"])
@@ -135,8 +172,10 @@ class Restore:
             self._keep_log(prepared, error)
             box.stop()
             undo_put_back(prepared.plan)
-            if record.recover is None:
-                (self.folder / RECORD_NAME).unlink(missing_ok=True)
+            # Room for the state that may be brought back instead.
+            shutil.rmtree(prepared.folder, ignore_errors=True)
+            if recover is None:
+                self.record_file.remove()
             if isinstance(error, (CheckpointError, KeyboardInterrupt)):
                 raise
             raise RestoreFailed(
@@ -147,17 +186,16 @@ class Restore:
 
     # -- steps ----------------------------------------------------------------
 
+    def _tell(self, text: str) -> None:
+        self.job.phase = text
+
     def _ports(self, prepared: Prepared, sockets: InetSockets) -> dict[int, int]:
         """Choose the ports: {saved: to use}, the kernel's own five included."""
         saved = prepared.details.get("connection") or {}
-        wanted = self.request.get("connection") or {}
-        forced = {int(saved[n]): int(wanted[n]) for n in PORT_NAMES if n in saved and n in wanted}
+        forced = self._forced_ports(prepared.details)
         kernel_ports = [int(saved[n]) for n in PORT_NAMES if n in saved]
 
-        def told(text: str) -> None:
-            self.job.phase = text
-
-        moves = choose_ports(sockets, forced, kernel_ports, told,
+        moves = choose_ports(sockets, forced, kernel_ports, self._tell,
                              float(self.request.get("wait_s") or DEFAULT_WAIT_S))
         internal = {*kernel_ports, *prepared.details.get("internal_ports", ())}
         for old, new in moves.items():
@@ -197,7 +235,7 @@ class Restore:
     def _make_box(self, prepared: Prepared) -> Box:
         details = prepared.details
         mode = details["mode"]
-        return make_box(self.tools, self.folder, mode, self.folder.name,
+        return make_box(self.tools, self.record_file, mode,
                         alias=details["inner_runtime"] if mode == "caps" else None,
                         pid_floor=details["highest_pid"] + RESTORE_HEADROOM)
 
@@ -205,8 +243,18 @@ class Restore:
         images, details = prepared.images, prepared.details
         close_outer_connections(images, keep_inner=details["mode"] == "root")
         map_ports(images, moves)
-        accept_present(images, present_states(prepared.manifest.files, prepared.plan))
         move_folder(images, details["runtime"], str(self.folder))
+
+    def _restore_images(self, criu: Criu, box: Box, prepared: Prepared) -> None:
+        """Run CRIU; again when a file that others write to grew just before it looked."""
+        for left in reversed(range(SIZE_ATTEMPTS)):
+            states = present_states(prepared.manifest.files, prepared.plan)
+            accept_present(prepared.images, states)
+            try:
+                return criu.restore(prepared.images, box.command, tell=self._tell)
+            except RestoreFailed as error:
+                if not left or CHANGED_SIZE not in error.message:
+                    raise
 
     def _keep_log(self, prepared: Prepared, error: BaseException) -> None:
         """Keep CRIU's log of a failed restore where people find it.
@@ -221,16 +269,17 @@ class Restore:
                 error.hint = error.hint.replace(str(log), str(kept))
                 error.log = str(kept)
 
-    def _record(self, prepared: Prepared) -> Record:
+    def _record(self, prepared: Prepared, recover: str | None) -> Record:
         details, manifest, request = prepared.details, prepared.manifest, self.request
         return Record(
             kernel_id=self.folder.name, kernel_name=manifest.kernel.get("name", "python3"),
             language=manifest.kernel.get("language", "python"), mode=details["mode"],
-            epoch=max(int(request.get("epoch") or 0), int(details.get("epoch") or 0)) + 1,
+            epoch=next_epoch(self.folder.parent, max(int(request.get("epoch") or 0),
+                                                     int(details.get("epoch") or 0))),
             cwd=details["cwd"], connection_file=str(request.get("connection_file") or ""),
             owner=request.get("owner"), session=request.get("session"),
             notebook=request.get("notebook"), parent=manifest.id,
-            recover=request.get("recover"),
+            recover=recover, recover_store=str(self.tools.store_dir) if recover else None,
             injected=details["injected"], env=details["env"],
             schedule=Schedule.from_dict(request.get("schedule", details.get("schedule"))))
 

@@ -1,52 +1,55 @@
-"""Which automatic checkpoints go: the old ones of this kernel, and only they.
+"""Which checkpoints go that were made by themselves: the old ones of this notebook.
 
-Named, pinned and manual checkpoints stay. So does everything until one of the
-checkpoints that stay was read back and is whole.
+Named, pinned, parked and manual checkpoints stay. So does everything that has
+no newer one beside it that stays, was read back and is whole.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
+from datetime import datetime
 
-from ..errors import CheckpointError, CheckpointNotFound
+from ..errors import CheckpointNotFound
+from ..faults import point
 from ..manifest import Manifest
-from ..plan import AUTOMATIC
+from ..plan import AUTOMATIC, Schedule
 from ..record import Record
 from ..store import Store
+from .proofs import Proofs
 
 log = logging.getLogger(__name__)
 COLLECT_AFTER = 10
 """Chunks are collected after so many removals: it reads every manifest's content."""
+SAFETY = ("before-restore", "fork", "cull", "shutdown")
+"""Purposes and triggers of checkpoints made along with something else."""
+SAFETY_KEPT = 3
+"""So many of each of these stay, with a schedule and without."""
+_HOUR, _DAY = "%Y-%m-%d %H %z", "%Y-%m-%d"
 
 
 class Retention:
-    """Keeps the last few automatic checkpoints of one kernel."""
+    """Keeps what the schedule of one kernel says of the checkpoints made by themselves."""
 
-    def __init__(self) -> None:
-        self._proven: set[str] = set()
+    def __init__(self, proofs: Proofs | None = None) -> None:
+        self._proofs = proofs or Proofs()
         self._removed = 0
 
     def tidy(
-        self, store: Store, record: Record, keep: int, others: Collection[str]
+        self, store: Store, record: Record, others: Collection[str], needed: Collection[str] = ()
     ) -> list[str]:
-        """Remove what is beyond the last `keep`; return the removed ids.
+        """Remove what need not stay; return the removed ids.
 
         `others` are the ids of other kernels that live: theirs is not ours.
+        `needed` are ids of checkpoints that somebody is about to restore.
         Raises `CheckpointError`; then nothing that counts is gone.
         """
         ours = [m for m in store.manifests() if _is_ours(m, record, others)]
-        automatic = [m for m in ours if _is_automatic(m)]
-        kept, old = automatic[:keep], automatic[keep:]
-        if not old or not self._one_is_whole(store, kept):
+        old = {m.id for m in _old(ours, record.schedule)} - set(needed)
+        if not old:
             return []
-        removed = []
-        for manifest in old:
-            try:
-                store.remove(manifest.id)
-            except CheckpointNotFound:
-                continue  # somebody else was quicker
-            removed.append(manifest.id)
+        going = [m for m in ours if m.id in old]
+        removed = remove(store, self._proofs, going, [m for m in ours if m.id not in old])
         self._removed += len(removed)
         if self._removed >= COLLECT_AFTER:
             self._removed = 0
@@ -54,20 +57,67 @@ class Retention:
             log.info("collected %d chunks", found["removed_chunks"])
         return removed
 
-    def _one_is_whole(self, store: Store, kept: Sequence[Manifest]) -> bool:
-        """Tell whether one that stays was read back and is good; each is read once."""
-        self._proven &= {m.id for m in kept}
-        if self._proven:
-            return True
-        for manifest in kept:
-            try:
-                store.check(manifest)
-            except CheckpointError as error:
-                log.error("%s Older checkpoints are kept.", error.message)
-                continue
-            self._proven.add(manifest.id)
-            return True
-        return False
+
+def remove(
+    store: Store, proofs: Proofs, going: Sequence[Manifest], staying: Sequence[Manifest]
+) -> list[str]:
+    """Remove those of `going` that a whole newer one of `staying` makes up for.
+
+    Both newest first. Called by retention and quota; returns the removed ids.
+    """
+    removed = []
+    for manifest in going:
+        if not proofs.cover(store, manifest, staying):
+            continue
+        try:
+            store.remove(manifest.id)
+        except CheckpointNotFound:
+            continue  # somebody else was quicker
+        point("retention.removed")
+        removed.append(manifest.id)
+    return removed
+
+
+def may_go(manifest: Manifest) -> bool:
+    """Tell whether nobody asked for this checkpoint, and nobody claimed it since."""
+    by_itself = manifest.trigger in AUTOMATIC or _safety(manifest) is not None
+    return by_itself and manifest.name is None and not (manifest.pinned or manifest.parked)
+
+
+def _safety(manifest: Manifest) -> str | None:
+    """Return along with what a checkpoint was made, one of `SAFETY`, if it was."""
+    return next((kind for kind in (manifest.purpose, manifest.trigger) if kind in SAFETY), None)
+
+
+def _old(ours: Sequence[Manifest], schedule: Schedule | None) -> list[Manifest]:
+    """Return those of `ours`, newest first, that no rule keeps."""
+    loose = [m for m in ours if may_go(m)]
+    found: list[Manifest] = []
+    for kind in SAFETY:
+        found += [m for m in loose if _safety(m) == kind][SAFETY_KEPT:]
+    if schedule is not None:
+        automatic = [m for m in loose if _safety(m) is None]
+        kept = {m.id for m in automatic[:schedule.kept]}
+        kept |= _newest_of_each(automatic, _HOUR, schedule.keep_hourly or 0)
+        kept |= _newest_of_each(automatic, _DAY, schedule.keep_daily or 0)
+        found += [m for m in automatic if m.id not in kept]
+    return found
+
+
+def _newest_of_each(manifests: Sequence[Manifest], period: str, count: int) -> set[str]:
+    """Return the newest of each of the last `count` periods that have one, in local time."""
+    newest: dict[str, str] = {}
+    for manifest in manifests:
+        newest.setdefault(_period(manifest.created_at, period), manifest.id)
+    return set(list(newest.values())[:count])
+
+
+def _period(created_at: str, period: str) -> str:
+    try:
+        return datetime.fromisoformat(created_at.replace("Z", "+00:00")).astimezone().strftime(
+            period)
+    except (ValueError, OverflowError):
+        return created_at  # no time at all: in doubt a period of its own
 
 
 def _is_ours(manifest: Manifest, record: Record, others: Collection[str]) -> bool:
@@ -77,7 +127,3 @@ def _is_ours(manifest: Manifest, record: Record, others: Collection[str]) -> boo
     # What an ended kernel left of the same notebook would stay for ever else.
     path = (manifest.notebook or {}).get("path")
     return record.notebook is not None and path == record.notebook and kernel_id not in others
-
-
-def _is_automatic(manifest: Manifest) -> bool:
-    return manifest.trigger in AUTOMATIC and manifest.name is None and not manifest.pinned

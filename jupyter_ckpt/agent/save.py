@@ -2,48 +2,62 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import os
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..engine.criu import Criu
+from ..engine.criu import GHOST_LIMIT_BYTES, Criu
+from ..engine.holders import Watch, await_end
 from ..engine.layout import page_runs
 from ..engine.openfiles import OpenFile, open_files, process_tree
+from ..engine.preflight import check_can_be_saved
+from ..engine.sockets import inet_sockets
 from ..errors import CheckpointRefused, DumpFailed, NameTaken, OutOfSpace
-from ..manifest import Manifest, checked_name, new_id, utc_now
-from ..protocol import KERNEL_SOCKET_NAME, TRIGGERS, Job
+from ..faults import point
+from ..manifest import Manifest, checked_name, utc_now
+from ..protocol import KERNEL_SOCKET_NAME, SOCKET_NAME, TRIGGERS, Job
 from ..record import write_private
 from ..store import Extent, Store
 from . import host
 from .activity import Mark
-from .frozen import FrozenFiles, copy_open_files, copy_shared_memory
+from .connections import lost_connections
+from .frozen import FrozenFiles, copy_open_files, copy_shared_memory, file_limit_bytes
 from .kernel import Kernel
 from .libraries import inventory
-from .tools import Tools
+from .presentfile import digest
+from .tools import Tools, criu_mark
 
 QUIESCE_DEADLINE_S = 5.0
 HOOK_DEADLINE_S = 30.0
 START_DEADLINE_S = 15.0
+PREDECESSOR_DEADLINE_S = 120.0
+COPIES = "copies"
 
 
 class Save:
-    """One checkpoint in the making.
+    """The checkpoint `checkpoint_id` in the making.
 
     Whatever fails, the kernel runs on and no checkpoint is visible: the
     manifest is written last.
     """
 
-    def __init__(self, tools: Tools, kernel: Kernel, request: dict[str, Any], job: Job) -> None:
+    def __init__(self, tools: Tools, kernel: Kernel, request: dict[str, Any], job: Job,
+                 checkpoint_id: str) -> None:
         self.tools, self.kernel, self.request, self.job = tools, kernel, request, job
+        self.checkpoint_id = checkpoint_id
         self.warnings: list[str] = []
         self.status: dict[str, Any] = {}
+        self.connection: dict[str, Any] | None = None
         self.internal_ports: list[int] = []
         self.frozen = FrozenFiles()
         self.shared: dict[str, Path] = {}
         self.found: list[OpenFile] = []
+        self.file_limit_bytes = file_limit_bytes()
         self.mark: Mark | None = None
         """How far the session was, for telling later whether it went on."""
 
@@ -52,18 +66,25 @@ class Save:
         began = time.monotonic()
         store = self.tools.store()
         self._check_name(store)
-        with self.tools.work_folder(self.job.id) as work:
+        with self.tools.work_folder(self.job.id, self.kernel.record.kernel_id) as work:
             images = work / "images"
             images.mkdir()
             criu = self.tools.criu(self.kernel.box, self.kernel.record.mode, work)
             processes = self.kernel.processes()
             folders = self.kernel.working_folders()
+            self._read_connection()
+            point("save.begun")
+            self._await_predecessors()  # or they would be found as tracers of the tree
+            self._check_tree()
             with self.kernel.link.held():
                 self._quiesce()
+                point("save.quiesced")
                 pause_s = self._dump(criu, images, work)
             # The processor time only now: being saved costs the session some of it.
             self.mark = Mark.of(self.kernel.record.root, self.status)
+            point("save.thawed")
             self.job.enter("storing")
+            self._warn_of_lost_connections(images)
             manifest = self._manifest(processes, pause_s)
             return self._store(store, manifest, images, folders, began)
 
@@ -73,14 +94,42 @@ class Save:
         try:
             return criu.dump(
                 self.kernel.root_inner_pid, images, self.kernel.box.command,
-                lambda: self._while_frozen(images, work))
+                lambda: self._while_frozen(images, work),
+                lambda: _copied(work / COPIES), self._tell)
         except OSError as error:
             raise _disk_error(error) from error
         except DumpFailed as error:
             self._keep_log(error)
             raise
         finally:
+            point("save.dumped")
             self._resume()
+
+    def _read_connection(self) -> None:
+        """Read ports and key now: should the kernel die while it is stored, its file goes."""
+        path = self.kernel.record.connection_file
+        try:
+            self.connection = json.loads(Path(path).read_bytes())
+        except (OSError, ValueError):
+            self.warnings.append(f"The connection file {path} is missing.")
+
+    def _warn_of_lost_connections(self, images: Path) -> None:
+        ports = {*self.internal_ports}
+        ports.update(p for n, p in (self.connection or {}).items() if n.endswith("_port"))
+        self.warnings += lost_connections(
+            inet_sockets(images), ports, self.kernel.record.mode)
+
+    def _await_predecessors(self) -> None:
+        """Wait for the criu of an agent that died: until it ends, it has the tree."""
+        if not await_end(Watch(criu_mark(self.kernel.record.kernel_id), tell=self._tell),
+                         self._tell, PREDECESSOR_DEADLINE_S):
+            raise DumpFailed(
+                f"An earlier criu has held the session for {PREDECESSOR_DEADLINE_S:.0f} s "
+                f"({self.job.phase}).", "It is not killed, for the session would suffer; "
+                "save again when it has ended.")
+
+    def _tell(self, text: str) -> None:
+        self.job.phase = text
 
     def _keep_log(self, error: DumpFailed) -> None:
         """Keep CRIU's log of a failed dump beside the kernel's own logs."""
@@ -100,13 +149,19 @@ class Save:
             raise NameTaken(f"There is already a checkpoint named {name!r}.",
                             "Choose another name, or rename or remove the old one.")
 
+    def _check_tree(self) -> None:
+        """Raise `CannotBeSaved` naming what stands in the way; nothing was asked of the kernel."""
+        root = self.kernel.record.root
+        assert root is not None
+        check_can_be_saved(root.pid, self.kernel.record.mode, GHOST_LIMIT_BYTES,
+                           (SOCKET_NAME, KERNEL_SOCKET_NAME))
+
     def _wait_for_start(self) -> None:
         """Wait for the in-kernel part of a kernel that has only just been started."""
         record = self.kernel.record
         assert record.kernel is not None
         while (record.injected and record.kernel.age_s() < START_DEADLINE_S
-               and record.kernel.is_alive()
-               and not (self.kernel.folder / KERNEL_SOCKET_NAME).exists()):
+               and record.kernel.is_alive() and not self.kernel.link.is_up()):
             self.job.phase = "waiting for the kernel to start"
             time.sleep(0.02)
 
@@ -133,20 +188,23 @@ class Save:
         self.kernel.link.ask("resume", QUIESCE_DEADLINE_S, restored=False, request_id=self.job.id)
 
     def _while_frozen(self, images: Path, work: Path) -> None:
+        point("save.frozen")
         self.found = open_files(images)
         skip = [self.kernel.box.inner_runtime, str(self.kernel.folder)]
-        copies = work / "copies"
+        copies = work / COPIES
         copies.mkdir()
         if self.kernel.box.init is not None:
             skip.append("/dev/shm")
             self.shared = copy_shared_memory(self.kernel.box.path("/dev/shm"), copies)
-        self.frozen = copy_open_files(self.found, copies, tuple(skip))
+        self.frozen = copy_open_files(
+            self.found, copies, tuple(skip), self.file_limit_bytes)
+        point("save.copied")
 
     def _manifest(self, processes: list[dict[str, Any]], pause_s: float) -> Manifest:
         record, request, status = self.kernel.record, self.request, self.status
         trigger = request.get("trigger", "manual")
         return Manifest(
-            id=new_id(), created_at=utc_now(), content="0" * 64,
+            id=self.checkpoint_id, created_at=utc_now(), content="0" * 64,
             name=request.get("name"), note=request.get("note"),
             pinned=bool(request.get("pin", False)), parent=record.parent,
             trigger=trigger if trigger in TRIGGERS else "api",
@@ -156,7 +214,8 @@ class Save:
                     "execution_count": status.get("execution_count"),
                     "busy": status.get("busy"), "running": _running(status)},
             processes=processes, pause_s=round(pause_s, 6),
-            files=self.frozen.files, host=host.describe(self.tools.criu_binary().version),
+            purpose=_purpose(request), files=self.frozen.files,
+            host=host.describe(self.tools.criu_binary().version),
             warnings=self.warnings + self.frozen.warnings)
 
     def _store(
@@ -179,7 +238,10 @@ class Save:
                 # Gone before the store is synced: else the disk would have to
                 # take in all of the session's memory first.
                 path.unlink()
+            hashed = {f["content"]: f for f in manifest.files if f["saved"]}
             for name, path in copies.items():
+                if name in hashed:
+                    hashed[name]["blake3"] = digest(path)
                 tx.add_file(name, path, None, progress)
                 path.unlink()
             skip = (self.kernel.box.inner_runtime, str(self.kernel.folder), "/dev/shm")
@@ -193,16 +255,11 @@ class Save:
         """Describe what only a restore needs; holds secrets, so it is no manifest field."""
         record = self.kernel.record
         tree = process_tree(images)
-        try:
-            connection = json.loads(Path(record.connection_file).read_bytes())
-        except (OSError, ValueError):
-            connection = None
-            self.warnings.append(f"The connection file {record.connection_file} is missing.")
         return {
             "root_pid": record.root_inner_pid, "kernel_pid": record.kernel_inner_pid,
             "highest_pid": tree.highest_pid, "mode": record.mode,
             "inner_runtime": self.kernel.box.inner_runtime, "runtime": str(self.kernel.folder),
-            "connection": connection, "connection_file": record.connection_file,
+            "connection": self.connection, "connection_file": record.connection_file,
             "cwd": record.cwd, "injected": record.injected, "env": record.env,
             "working_folders": folders, "cpu_flags": host.cpu()[1], "epoch": record.epoch,
             "session": record.session, "internal_ports": self.internal_ports,
@@ -213,19 +270,32 @@ class Save:
         """Add the notebook: the live one the caller sent, else the file."""
         path = self.kernel.record.notebook
         document = self.request.get("document") or {}
-        text = document.get("content")
+        sent = document.get("content_base64")
         path = document.get("path") or path
         if path is None:
             return
         try:
-            data = text.encode() if isinstance(text, str) else Path(path).read_bytes()
-        except OSError as error:
+            data = base64.b64decode(sent) if isinstance(sent, str) else Path(path).read_bytes()
+        except (OSError, ValueError) as error:
             manifest.warnings.append(
-                f"The notebook {path} could not be read ({error.strerror}): "
+                f"The notebook {path} could not be read ({error}): "
                 "the checkpoint has no document.")
             return
         tx.add_bytes("notebook.ipynb", data)
         manifest.notebook = {"path": path, "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _purpose(request: dict[str, Any]) -> str | None:
+    purpose = request.get("purpose")
+    return purpose if isinstance(purpose, str) else None
+
+
+def _copied(folder: Path) -> object:
+    """Return a measure of what was copied so far."""
+    try:
+        return sorted((entry.name, entry.stat().st_size) for entry in os.scandir(folder))
+    except OSError:
+        return None
 
 
 def _running(status: dict[str, Any]) -> dict[str, Any] | None:

@@ -14,15 +14,20 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, KernelNotFound
 from ..manifest import utc_now
-from ..plan import Schedule, changed
+from ..offers import offered
+from ..plan import Schedule, changed, shown
 from ..protocol import Job
-from ..record import all_records, write_record
-from .activity import Mark
-from .core import LINK_TIMEOUT_S, Agent
+from ..record import all_records
+from .activity import went_on
+from .core import Agent
 from .jobs import JobTable
 from .kernel import Kernel
+from .kernel_link import LINK_TIMEOUT_S
+from .overflow import relieve
+from .pressure import PressureGuard, configured_threshold
+from .proofs import Proofs
 from .retention import Retention
 
 log = logging.getLogger(__name__)
@@ -33,15 +38,21 @@ BACKOFF_BASE_S = 30.0
 """For schedules that count cells only; else it is the interval."""
 BACKOFF_MOST = 16
 
+Act = Callable[[dict[str, Any], Job], dict[str, Any]]
+"""What carries out a request as a job; see `saving.save`."""
+
 
 class Scheduler:
     """Watches over the schedule of the agent's kernel, whichever that is just now."""
 
     def __init__(
-        self, agent: Agent, jobs: JobTable, clock: Callable[[], float] = time.monotonic
+        self, agent: Agent, jobs: JobTable, save: Act,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._agent, self._jobs, self._clock = agent, jobs, clock
-        self._retention = Retention()
+        self._save_kernel = save
+        self._proofs = Proofs()
+        self._retention = Retention(self._proofs)
         self._wakeup = threading.Condition()
         self._woken = True
         self._kernel: Kernel | None = None
@@ -50,22 +61,26 @@ class Scheduler:
         self._not_before = float("-inf")
         self._failures = 0
         self._job: Job | None = None
-        self._untidy = False
+        self._tidied: float | None = None
+        """When the kernel was last saved or restored, as of the last tidying up."""
         self._untold: float | None = None
         """When the kernel is told next how many cells to count; None: it knows."""
         self._tell_delay_s = TELL_FIRST_S
         self._last: dict[str, Any] | None = None
+        self._guard = PressureGuard(agent, self, configured_threshold())
         agent.news = self.wake
 
     def start(self) -> None:
         """Begin to watch, in a thread of its own."""
         threading.Thread(target=self._run, name="schedule", daemon=True).start()
+        self._guard.start()
 
     def wake(self) -> None:
         """Look again now: kernel, schedule or checkpoints have changed."""
         with self._wakeup:
             self._woken = True
             self._wakeup.notify_all()
+        self._guard.wake()
 
     # -- requests -----------------------------------------------------------------
 
@@ -76,9 +91,7 @@ class Scheduler:
         due = self._due(kernel)
         return {
             "kernel_id": kernel.record.kernel_id,
-            "every_s": schedule.every_s if schedule else None,
-            "cells": schedule.cells if schedule else None,
-            "keep": schedule.kept if schedule else None,
+            **shown(schedule),
             "next_due_s": None if due is None else round(max(0.0, due - self._clock()), 3),
             "last_automatic": self._last,
         }
@@ -86,14 +99,16 @@ class Scheduler:
     def change(self, changes: dict[str, Any]) -> dict[str, Any]:
         """Set the kernel's schedule (see `plan.changed`); return the `view` of it.
 
-        Raises `UsageError`; nothing is changed then.
+        Raises `UsageError`, and `KernelNotFound` for a kernel that is just being
+        replaced; nothing is changed then.
         """
         kernel = self._agent.need_kernel()
         with self._wakeup:
             before = kernel.record.schedule
             schedule = changed(before, changes)
-            kernel.record.schedule = schedule
-            write_record(self._agent.folder, kernel.record)
+            if not self._agent.note(kernel, schedule=schedule):
+                raise KernelNotFound(f"Kernel {kernel.record.kernel_id} is being replaced.",
+                                     "Set the schedule when that is done.")
             if schedule is None or before is None or schedule.every_s != before.every_s:
                 self._earliest = _after(schedule, self._clock())
             self._failures, self._not_before = 0, float("-inf")
@@ -109,7 +124,8 @@ class Scheduler:
         kernel = self._agent.need_kernel()
         schedule = kernel.record.schedule
         cells = schedule.cells if schedule else None
-        accepted = cells is not None and self._clock() >= self._not_before and self._put("cell")
+        accepted = (cells is not None and self._clock() >= self._not_before
+                    and self._put("cell") is not None)
         return {"accepted": accepted, "cells": cells}
 
     # -- the thread ---------------------------------------------------------------
@@ -150,8 +166,8 @@ class Scheduler:
             return
         if self._untold is not None and self._clock() >= self._untold:
             self._tell(kernel)
-        if self._untidy:
-            self._untidy = False
+        if kernel.saved_at != self._tidied:
+            self._tidied = kernel.saved_at
             self._tidy(kernel)
         due = self._due(kernel)
         if due is not None and self._clock() >= due:
@@ -162,13 +178,26 @@ class Scheduler:
         elapsed_s = self._since_last(kernel) if kernel is not None else 0.0
         with self._wakeup:
             self._kernel = kernel
-            self._failures, self._not_before = 0, float("-inf")
+            self._remember(kernel)
             schedule = kernel.record.schedule if kernel is not None else None
             self._earliest = _after(schedule, self._clock() - elapsed_s)
             self._untold = None
             # A kernel in its first life without a schedule never had one to forget.
             if kernel is not None and (schedule is not None or kernel.record.epoch > 1):
                 self._tell_soon()
+
+    def _remember(self, kernel: Kernel | None) -> None:
+        """Go on where the agent before us was: how the last save went, and when the next may be."""
+        self._failures, self._not_before = 0, float("-inf")
+        noted = kernel.record.automatic if kernel is not None else None
+        if kernel is None or noted is None:
+            return
+        last, failures = noted.get("last"), noted.get("failures")
+        self._last = last if isinstance(last, dict) else None
+        if self._last is not None and type(failures) is int and failures > 0:
+            self._failures = failures
+            left_s = self._backoff_s(kernel.record.schedule) - _age_s(str(self._last.get("at")))
+            self._not_before = self._clock() + max(0.0, left_s)
 
     def _since_last(self, kernel: Kernel) -> float:
         """Return the age of the last checkpoint, for an agent that took a kernel over.
@@ -179,51 +208,51 @@ class Scheduler:
         if kernel.saved_at is not None or record.parent is None or record.schedule is None:
             return 0.0
         try:
-            saved = datetime.fromisoformat(
-                self._agent.tools.store().resolve(record.parent).created_at.replace("Z", "+00:00"))
-        except (CheckpointError, ValueError):
+            return _age_s(self._agent.tools.store().resolve(record.parent).created_at)
+        except CheckpointError:
             return 0.0
-        return max(0.0, (datetime.now(timezone.utc) - saved).total_seconds())
 
     # -- saving -------------------------------------------------------------------
 
     def _interval(self, kernel: Kernel) -> None:
-        """Save if the kernel went on since it was last saved."""
-        schedule = kernel.record.schedule
-        if self._in_flight or not self._jobs.turn.acquire(blocking=False):
+        answer = self.save_if_went_on(kernel, "interval")
+        if answer == "busy":
             self._earliest = self._clock() + BUSY_RETRY_S
-            return
+        else:
+            self._earliest = _after(kernel.record.schedule, self._clock())
+
+    def save_if_went_on(self, kernel: Kernel, trigger: str) -> Job | str:
+        """Ask for a save if the kernel went on since it was last saved.
+
+        Called by this thread and the `PressureGuard`. Returns the job, else
+        why there is none: ``"busy"`` (something is being done with the kernel;
+        nobody knows) or ``"unchanged"``.
+        """
+        if self._in_flight or not self._jobs.turn.acquire(blocking=False):
+            return "busy"
         try:
-            used = Mark.of(kernel.record.root, None).cpu_s
-            status = kernel.link.ask("status", LINK_TIMEOUT_S)
-            now = Mark.of(kernel.record.root, status)
+            beyond = went_on(kernel, LINK_TIMEOUT_S)
         finally:
             self._jobs.turn.release()
-        held = status is None and kernel.record.injected  # by native code: something runs
-        went_on = held or now.is_beyond(kernel.mark)
-        self._earliest = _after(schedule, self._clock())
-        if went_on:
-            self._put("interval")
-        elif kernel.mark is not None:
-            kernel.mark = kernel.mark.allowing(now.cpu_s - used)  # the question's own cost
+        return (self._put(trigger) or "busy") if beyond else "unchanged"
 
     @property
     def _in_flight(self) -> bool:
         return self._job is not None and not self._job.finished
 
-    def _put(self, trigger: str) -> bool:
-        """Ask for a save unless one of ours is on its way; tell whether it was asked for."""
+    def _put(self, trigger: str) -> Job | None:
+        """Ask for a save and return its job; None while another of ours is on its way."""
         with self._wakeup:
             if self._in_flight:
-                return False
+                return None
             self._job = self._jobs.put("checkpoints", f"auto-{secrets.token_hex(8)}",
                                        lambda job: self._save(trigger, job))
-        return True
+            return self._job
 
     def _save(self, trigger: str, job: Job) -> dict[str, Any]:
         """Make one automatic checkpoint; runs in the job table's thread."""
         try:
-            manifest = self._agent.save({"trigger": trigger}, job)
+            manifest = self._save_kernel({"trigger": trigger}, job)
         except CheckpointError as error:
             self._note_failure(error)
             raise
@@ -234,37 +263,57 @@ class Scheduler:
             raise
         with self._wakeup:
             self._failures, self._not_before = 0, float("-inf")
-            self._last = {"at": utc_now(), "id": manifest["id"], "error": None}
-            self._untidy = True
+        self._note(manifest["id"], None)
         self.wake()
         return manifest
+
+    def tell_failure(self, error: CheckpointError) -> None:
+        """Keep in mind, for whoever asks, that a save was not even tried."""
+        log.warning("%s", error.message)
+        self._note(None, error)
 
     def _note_failure(self, error: CheckpointError) -> None:
         log.warning("an automatic checkpoint failed: %s", error.message)
         kernel = self._agent.kernel
         schedule = kernel.record.schedule if kernel is not None else None
-        base_s = schedule.every_s if schedule and schedule.every_s else BACKOFF_BASE_S
         with self._wakeup:
-            # The first failure costs nothing: the next due time is as it was.
-            delay_s = base_s * min(2 ** self._failures, BACKOFF_MOST) if self._failures else 0.0
             self._failures += 1
-            self._not_before = self._clock() + delay_s
-            self._last = {"at": utc_now(), "id": None, "error": error.to_dict()}
+            self._not_before = self._clock() + self._backoff_s(schedule)
+        self._note(None, error)
         self.wake()
 
+    def _backoff_s(self, schedule: Schedule | None) -> float:
+        """Return how long to wait after so many failures: after the first as ever."""
+        base_s = schedule.every_s if schedule and schedule.every_s else BACKOFF_BASE_S
+        return base_s * min(2 ** (self._failures - 1), BACKOFF_MOST) if self._failures > 1 else 0.0
+
+    def _note(self, checkpoint_id: str | None, error: CheckpointError | None) -> None:
+        """Keep how a save went, also for the agent after us."""
+        last = {"at": utc_now(), "id": checkpoint_id, "error": error.to_dict() if error else None}
+        with self._wakeup:
+            self._last = last
+            failures = self._failures
+        kernel = self._agent.kernel
+        if kernel is not None:
+            try:
+                self._agent.note(kernel, automatic={"last": last, "failures": failures})
+            except OSError as problem:
+                log.warning("the record cannot be written: %s", problem)
+
     def _tidy(self, kernel: Kernel) -> None:
-        schedule = kernel.record.schedule
-        if schedule is None:
-            return
-        alive = {r.kernel_id for r in all_records(self._agent.folder.parent)[0] if r.is_alive()}
+        records = all_records(self._agent.folder.parent)[0]
+        alive = {r.kernel_id for r in records if r.is_alive()}
+        needed = {r.recover for r in records if r.recover is not None}
+        needed |= offered(self._agent.folder.parent)
         try:
-            removed = self._retention.tidy(self._agent.tools.store(), kernel.record,
-                                           schedule.kept, alive)
+            store = self._agent.tools.store()
+            removed = self._retention.tidy(store, kernel.record, alive, needed)
+            removed += relieve(store, self._proofs, needed)
         except CheckpointError as error:
-            log.warning("old automatic checkpoints stay: %s", error.message)
+            log.warning("old checkpoints stay: %s", error.message)
             return
         if removed:
-            log.info("removed automatic checkpoints: %s", ", ".join(removed))
+            log.info("removed checkpoints: %s", ", ".join(removed))
 
     # -- telling the kernel ---------------------------------------------------------
 
@@ -289,6 +338,15 @@ class Scheduler:
         with self._wakeup:
             self._untold = self._clock() + self._tell_delay_s
             self._tell_delay_s = min(2 * self._tell_delay_s, TELL_MOST_S)
+
+
+def _age_s(at: str) -> float:
+    """Return how long ago an ISO 8601 time was; 0 for no time, and for one to come."""
+    try:
+        then = datetime.fromisoformat(at.replace("Z", "+00:00"))
+        return max(0.0, (datetime.now(timezone.utc) - then).total_seconds())
+    except (ValueError, TypeError):
+        return 0.0
 
 
 def _after(schedule: Schedule | None, start: float) -> float | None:

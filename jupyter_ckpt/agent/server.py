@@ -11,19 +11,25 @@ import socketserver
 import struct
 import threading
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, NotFound, ProtocolError
+from ..errors import CheckpointError, JobNotFound, NotFound, ProtocolError, StoreUnusable
 from ..protocol import MAX_BODY_BYTES, REQUEST_TIMEOUT_S, SOCKET_NAME, Job, checked_request_id
+from . import questions
 from .core import Agent
 from .jobs import JobTable
-from .schedule import Scheduler
+from .replacing import recover, restore
+from .requests import check_epoch, done
+from .saving import save
+from .schedule import Act, Scheduler
 
 log = logging.getLogger(__name__)
 MAX_CONNECTIONS = 64
+_LENGTH = re.compile(r"[0-9]{1,18}")  # not isdigit(): "²" is one, and no number
 _JOB_PATH = re.compile(r"/(launches|checkpoints|restores)/([^/]+)")
 
 Answer = tuple[int, Any]
@@ -36,48 +42,79 @@ class Routes:
         self.agent = agent
         self.jobs = JobTable()
         if agent.unfinished is not None:
-            self.jobs.put("restores", f"recover-{agent.unfinished.recover}", agent.recover)
-        self.scheduler = Scheduler(agent, self.jobs)
-        self._acts: dict[str, Callable[[dict[str, Any], Job], dict[str, Any]]] = {
-            "launches": agent.launch, "checkpoints": agent.save, "restores": agent.restore}
+            self.jobs.put("restores", f"recover-{agent.unfinished.recover}",
+                          partial(recover, agent))
+        self._acts: dict[str, Act] = {
+            "launches": agent.launch, "checkpoints": partial(save, agent),
+            "restores": partial(restore, agent)}
+        self.scheduler = Scheduler(agent, self.jobs, self._acts["checkpoints"])
         self._questions: dict[str, Callable[[], Any]] = {
-            "/status": lambda: agent.status(self.jobs.all()),
-            "/running": agent.running, "/list": agent.listing,
+            "/status": lambda: questions.status(agent, self.jobs.all()),
+            "/running": partial(questions.running, agent),
+            "/list": partial(questions.listing, agent),
             "/schedule": self.scheduler.view}
 
     def answer(self, method: str, path: str, body: dict[str, Any]) -> Answer:
         """Return (status, JSON); raises `CheckpointError` for a refused request."""
+        self.agent.check_place()
         match = _JOB_PATH.fullmatch(path)
         if match:
             return self._job(method, match[1], checked_request_id(match[2]), body)
         if method == "GET" and path in self._questions:
             return 200, self._questions[path]()
+        check_epoch(self.agent, body)
         if method == "PUT" and path == "/schedule":
             return 200, self.scheduler.change(body)
         if method == "POST" and path == "/cells":
             return 202, self.scheduler.cells_done()
         if method == "POST":
             return self._act(path, body)
-        raise NotFound(f"There is no {method} {path[:100]} here.")
+        raise NotFound(f"There is no {method[:20]} {path[:100]} here.")
 
     def _job(self, method: str, kind: str, request_id: str, body: dict[str, Any]) -> Answer:
         if method == "GET":
-            return 200, self.jobs.get(kind, request_id).to_dict()
+            return 200, self._known(kind, request_id, body).to_dict()
         if method == "DELETE":
             return 200, self.jobs.cancel(kind, request_id).to_dict()
         if method == "PUT":
-            act = self._acts[kind]
-            return 202, self.jobs.put(kind, request_id, lambda job: act(body, job)).to_dict()
-        raise NotFound(f"A job takes PUT, GET and DELETE, not {method}.")
+            return 202, self._put(kind, request_id, body).to_dict()
+        raise NotFound(f"A job takes PUT, GET and DELETE, not {method[:20]}.")
+
+    def _known(self, kind: str, request_id: str, body: dict[str, Any]) -> Job:
+        """Return a job of ours, or what an agent before us finished under this id."""
+        try:
+            return self.jobs.get(kind, request_id)
+        except JobNotFound as unknown:
+            try:
+                result = done(self.agent, kind, request_id, body)
+            except StoreUnusable:
+                raise unknown from None
+            if result is None:
+                raise
+            return Job(request_id, kind, "done", result=result)
+
+    def _put(self, kind: str, request_id: str, body: dict[str, Any]) -> Job:
+        def act(job: Job) -> dict[str, Any]:
+            # Asked only now, after what was queued before: also a `recover`.
+            self.agent.check_place()
+            found = done(self.agent, kind, request_id, body)
+            if found is not None:
+                return found
+            check_epoch(self.agent, body, request_id)
+            return self._acts[kind](body, job)
+
+        return self.jobs.put(kind, request_id, act)
 
     def _act(self, path: str, body: dict[str, Any]) -> Answer:
         if path == "/interrupt":
-            self.agent.interrupt()
+            self.agent.need_kernel().interrupt()
         elif path == "/signal":
             number = body.get("signal")
             if type(number) is not int:
                 raise ProtocolError("'signal' is a number.")
-            self.agent.signal(number)
+            if not 1 <= number <= 64:
+                raise ProtocolError(f"{number} is not a signal.")
+            self.agent.need_kernel().signal(number)
         elif path == "/session":
             self.agent.note_session(body)
         elif path == "/shutdown":
@@ -112,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> dict[str, Any]:
         text = self.headers.get("Content-Length", "0")
-        if not text.isdigit() or self.headers.get("Transfer-Encoding"):
+        if not _LENGTH.fullmatch(text) or self.headers.get("Transfer-Encoding"):
             self.close_connection = True
             raise ProtocolError("A request has a Content-Length and no Transfer-Encoding.")
         length = int(text)

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ..box import Box
 from ..engine.criu import Criu
 from ..engine.criu_find import CriuBinary, find_criu
-from ..errors import CriuMissing, ModeUnavailable, StoreUnusable
+from ..errors import CriuMissing, ModeUnavailable, StoreUnusable, UsageError
 from ..native_build import native_path
 from ..privileges import decide_mode
 from ..procfs import ProcessId
 from ..store import Store
+
+log = logging.getLogger(__name__)
+_REMOVAL = "removal"
+REMOVAL_PAUSES_S = (0.1, 1.0, 5.0, 30.0, 60.0, 300.0, 600.0)
 
 
 @dataclass
@@ -37,6 +44,14 @@ class Tools:
     @cached_property
     def shim(self) -> Path:
         return native_path("boxshim.so")
+
+    def storing_in(self, store: Any) -> Tools:
+        """Return the tools of one act: a request may name another store (None: ours)."""
+        if store is None:
+            return self
+        if not isinstance(store, str) or not os.path.isabs(store):
+            raise UsageError("The store is named by an absolute path.")
+        return replace(self, store_dir=Path(store))
 
     def store(self) -> Store:
         return Store.open(self.store_dir)
@@ -74,8 +89,10 @@ class Tools:
         return Criu(self.criu_binary().path, mode, notifier)
 
     @contextmanager
-    def work_folder(self, label: str) -> Iterator[Path]:
+    def work_folder(self, label: str, kernel_id: str = "") -> Iterator[Path]:
         """Give a private folder on the store's file system, removed afterwards.
+
+        With `kernel_id` it is for dumps of that kernel: see `criu_mark`.
 
         The removal of gigabytes takes its time, and nobody has to wait for it:
         a thread does it, and what an agent's death leaves the next one removes.
@@ -86,7 +103,8 @@ class Tools:
             remove_abandoned(top)
             own = ProcessId.of(os.getpid())
             assert own is not None
-            prefix = f"{own.pid}-{own.start_time}-{label[:16]}-"
+            mark = criu_mark(kernel_id) if kernel_id else "-"
+            prefix = f"{own.pid}-{own.start_time}{mark}{label[:16]}-"
             folder = Path(tempfile.mkdtemp(prefix=prefix, dir=top))
         except OSError as error:
             raise StoreUnusable(
@@ -95,16 +113,60 @@ class Tools:
         try:
             yield folder
         finally:
-            threading.Thread(target=shutil.rmtree, args=(folder, True), name="removal").start()
+            threading.Thread(target=remove_work, args=(folder,), name=_REMOVAL,
+                             daemon=True).start()
 
 
-def remove_abandoned(top: Path) -> None:
-    """Remove work folders of agents that are gone."""
-    for folder in top.iterdir():
+def criu_mark(kernel_id: str) -> str:
+    """Return what the command lines hold of every criu that dumps this kernel."""
+    return f"-{kernel_id}-criu-"
+
+
+def remove_work(folder: Path, pauses_s: Sequence[float] = REMOVAL_PAUSES_S) -> bool:
+    """Remove a work folder; tell whether it is gone.
+
+    Tried again after each of `pauses_s`: a copy that hung while the tree stood
+    still, and was given up, may write into it for some time yet.
+    """
+    for pause_s in (*pauses_s, 0.0):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return True
+        time.sleep(pause_s)
+    log.warning("the work folder %s cannot be removed", folder)
+    return False
+
+
+def remove_abandoned(top: Path) -> int:
+    """Remove work folders of agents that are gone; return the bytes freed.
+
+    Called by agents that begin to work, and by ``jupyter ckpt gc``.
+    """
+    freed = 0
+    for folder in top.iterdir() if top.is_dir() else ():
         pid, start_time = (*folder.name.split("-"), "")[:2]
         if (pid.isdigit() and start_time.isdigit()
                 and not ProcessId(int(pid), int(start_time)).is_alive()):
+            freed += _disk_bytes(folder)
             shutil.rmtree(folder, ignore_errors=True)
+    return freed
+
+
+def _disk_bytes(folder: Path) -> int:
+    found = 0
+    for top, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # somebody else removes it, too
+                found += os.lstat(os.path.join(top, name)).st_blocks * 512
+    return found
+
+
+def finish_removals(timeout_s: float) -> None:
+    """Wait until the folders of what ended are removed; called by an agent that ends."""
+    deadline = time.monotonic() + timeout_s
+    for thread in threading.enumerate():
+        if thread.name == _REMOVAL:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _is_visible(box: Box, path: Path) -> bool:

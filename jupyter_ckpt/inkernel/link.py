@@ -81,8 +81,9 @@ class Link:
                 time.sleep(TICK_S)  # out of descriptors, most likely: try again
                 continue
             self._connection = connection
-            # The peer may vanish at any moment: that is its own affair.
-            with connection, contextlib.suppress(OSError):
+            # The peer may vanish at any moment: that is its own affair. Nor may anything
+            # else end this thread: nobody would ever answer the agent again.
+            with connection, contextlib.suppress(Exception):
                 self._exchange(connection)
             self._connection = None
 
@@ -93,7 +94,7 @@ class Link:
             request = json.loads(_read_line(connection))
             if not isinstance(request, dict):
                 raise ValueError("not a JSON object")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             answer = _refusal(f"Malformed request: {error}.")
         else:
             try:

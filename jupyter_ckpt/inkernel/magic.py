@@ -12,6 +12,8 @@ from .failures import CheckpointFailed
 from .schedule import sentence
 from .session import Session
 
+_SCHEDULE = ("every", "cells", "keep", "keep_hourly", "keep_daily")
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -19,7 +21,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> _Parser:
-    parser = _Parser(prog="%checkpoint", add_help=False)
+    # No abbreviations: --keep-h would be understood today and not tomorrow.
+    parser = _Parser(prog="%checkpoint", add_help=False, allow_abbrev=False)
     parser.add_argument("name", nargs="*")
     parser.add_argument("--note")
     parser.add_argument("--pin", action="store_true")
@@ -27,6 +30,8 @@ def _parser() -> _Parser:
     parser.add_argument("--every")
     parser.add_argument("--cells", type=int)
     parser.add_argument("--keep", type=int)
+    parser.add_argument("--keep-hourly", type=int)
+    parser.add_argument("--keep-daily", type=int)
     parser.add_argument("--off", action="store_true")
     return parser
 
@@ -53,7 +58,7 @@ class CheckpointMagic:
             options = _parser().parse_args(shlex.split(line))
         except ValueError as error:
             raise UsageError(f"{error}. %checkpoint? shows how to use it.") from None
-        changes = {name: getattr(options, name) for name in ("every", "cells", "keep")
+        changes = {name: getattr(options, name) for name in _SCHEDULE
                    if getattr(options, name) is not None}
         if options.off:
             changes["off"] = True
@@ -122,7 +127,8 @@ HELP = """Save this whole session, as it is now, to be restored later.
 
     %checkpoint [NAME] [--note TEXT] [--pin]
     %checkpoint --list
-    %checkpoint [--every SPAN] [--cells N] [--keep N] | --off
+    %checkpoint [--every SPAN] [--cells N] [--keep N] [--keep-hourly N]
+                [--keep-daily N] | --off
 
 Everything is saved: variables, imports, open files, threads, child processes
 and the very place in the code where the session is now. It stands still for a
@@ -138,6 +144,8 @@ NAME          a name for the checkpoint; it may have spaces
 --cells N     save by itself after every N cells
 --keep N      how many automatic checkpoints stay (5); older ones are removed,
               never one that has a name, is pinned or was made by hand
+--keep-hourly N, --keep-daily N
+              keep besides the newest of each of the last N hours, N days
 --off         no automatic checkpoints any more
 
 

@@ -93,7 +93,13 @@ def sentence(schedule: dict[str, Any]) -> str:
         parts.append("after every cell" if count == 1 else f"after every {count} cells")
     if not parts:
         return "No automatic checkpoints."
-    return f"Automatic checkpoints {' and '.join(parts)}; the last {schedule.get('keep')} are kept."
+    kept = f"the last {schedule.get('keep')} are kept"
+    older = [f"{count} {unit}{'s' if count > 1 else ''}"
+             for unit, name in (("hour", "keep_hourly"), ("day", "keep_daily"))
+             if (count := schedule.get(name))]
+    if older:
+        kept += f", and the newest of each of the last {' and '.join(older)}"
+    return f"Automatic checkpoints {' and '.join(parts)}; {kept}."
 
 
 def span_text(span_s: float) -> str:

@@ -1,0 +1,220 @@
+"""Restoring in place: what lives is saved first, and comes back if what replaces it fails."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import suppress
+from typing import Any
+
+from ..box.hangup import reset_on_end
+from ..errors import AgentUnreachable, CheckpointError, KernelNotFound, RestoreFailed
+from ..faults import point
+from ..manifest import Manifest, new_id
+from ..procfs import descendants
+from ..protocol import Job
+from ..record import Record
+from ..store import Store
+from .activity import Mark
+from .core import Agent
+from .kernel import Kernel
+from .kernel_link import LINK_TIMEOUT_S
+from .requests import restore_answer
+from .restore import Prepared, Restore
+from .save import Save
+
+log = logging.getLogger(__name__)
+SAFETY_NOTE = "The session as it was before it was restored to {0}."
+INHERITED = ("owner", "session", "notebook", "connection_file")
+
+
+def restore(agent: Agent, request: dict[str, Any], job: Job) -> dict[str, Any]:
+    """Restore a checkpoint here, in place of the kernel that runs, if one does. Runs as a job.
+
+    A running kernel is saved first, and comes back when the restore fails.
+    """
+    # Of a checkpoint or of the kernel that is replaced, never of who asks.
+    request = {name: value for name, value in request.items() if name != "schedule"}
+    if agent.kernel is not None:
+        request = inheriting(request, agent.kernel.record)
+    with agent.doing("restoring"):
+        return Replacement(agent, request, job).run()
+
+
+def recover(agent: Agent, job: Job) -> dict[str, Any]:
+    """Restore what an agent that died had stopped in order to replace it. Runs as a job."""
+    record, agent.unfinished = agent.unfinished, None
+    assert record is not None
+    request = inheriting({"checkpoint": record.recover, "store": record.recover_store,
+                          "files": "put-back"}, record)
+    try:
+        with agent.doing("restoring"):
+            return Replacement(agent, request, job, record.recover, record.replaced_by).run()
+    except CheckpointError:
+        # Not tried for ever: the checkpoint stays, and the caller is told.
+        agent.record_file.remove()
+        raise
+
+
+def inheriting(request: dict[str, Any], record: Record) -> dict[str, Any]:
+    """Return a request to restore what follows on the kernel of `record`, as that was known."""
+    found = {name: getattr(record, name) for name in INHERITED if request.get(name) is None}
+    return {**request, **found,
+            "schedule": record.schedule.to_dict() if record.schedule else None,
+            "epoch": max(int(request.get("epoch") or 0), record.epoch)}
+
+
+class Replacement:
+    """One restore that makes the agent's kernel, in place of the one it has, if it has one.
+
+    Whatever fails: an old kernel that was not stopped yet lives on as if
+    nothing had been asked; one that was is brought back from the checkpoint
+    made of it before.
+    """
+
+    def __init__(self, agent: Agent, request: dict[str, Any], job: Job,
+                 recovered: str | None = None, asked_by: str | None = None) -> None:
+        """`recovered`: the checkpoint that the record says must be brought back, if it is
+        that one; `asked_by`: the id of the restore that had its kernel stopped.
+        """
+        self._agent, self._request, self._job = agent, request, job
+        self._tools = agent.tools.storing_in(request.get("store"))
+        self._recovered, self._asked_by = recovered, asked_by
+        self._old = agent.kernel
+        self._safety: Manifest | None = None
+        """The state of the old kernel."""
+        self._is_stopped = False
+        """Whether the old kernel is not ours any more: it is stopped, or half so."""
+        self._made: Kernel | None = None
+
+    def run(self) -> dict[str, Any]:
+        """Restore, and return the request's answer. Raises `RestoreFailed` and its kinds."""
+        store = self._tools.store()
+        point("restore.begun")
+        manifest = store.resolve(str(self._request.get("checkpoint", "")))
+        restore = self._restore()
+        with self._tools.work_folder(self._job.id) as work:
+            prepared = restore.prepare(store, manifest, work, self._old)
+            point("restore.unpacked")
+            if self._old is not None:
+                self._safety = self._save(self._old, store, manifest)
+            try:
+                made = self._replace(restore, prepared)
+            except Exception as error:
+                if self._agent.record_file.has_place():  # else the other agent brings it back
+                    self._undo(error)
+                raise
+        return restore_answer(made.record)
+
+    def _restore(self, request: dict[str, Any] | None = None) -> Restore:
+        return Restore(self._tools, self._agent.record_file, request or self._request, self._job)
+
+    def _save(self, old: Kernel, store: Store, wanted: Manifest) -> Manifest:
+        """Save the kernel that is to be replaced by `wanted`, and read that back."""
+        note = SAFETY_NOTE.format(wanted.name or wanted.id)
+        request = {"trigger": "api", "note": note, "purpose": "before-restore"}
+        # Not an id of this request: asked again, it saves a later state.
+        safety = Save(self._tools, old, request, self._job, new_id()).run()
+        self._job.enter("verifying")
+        store.check(safety)
+        point("restore.saved")
+        return safety
+
+    def _replace(self, restore: Restore, prepared: Prepared) -> Kernel:
+        recover = self._recovered
+        if self._old is not None and self._safety is not None:
+            recover = self._safety.id
+            self._make_way(self._old, self._safety)
+        self._made = made = restore.run(prepared, recover)
+        self._take(made, {
+            "kind": self._job.kind, "request_id": self._job.id, "for": self._asked_by,
+            "warnings": prepared.warnings, "checkpoint": prepared.manifest.id,
+            "saved_before": self._safety.id if self._safety else None,
+            "busy": prepared.manifest.kernel.get("busy")})
+        return made
+
+    def _make_way(self, old: Kernel, safety: Manifest) -> None:
+        """Stop the kernel that is to be replaced, and note what to bring back."""
+        # The point of no return for the old process: all that could be refused
+        # was, and its state is stored and was read back. Should we die from here
+        # on, the next agent brings that state back.
+        self._agent.note(old, recover=safety.id, recover_store=str(self._tools.store_dir),
+                         replaced_by=self._job.id)
+        point("restore.marked")
+        # Or the restore on the same ports would wait a minute for TIME_WAIT.
+        reset_on_end(descendants(old.record.root.pid) if old.record.root else ())
+        self._is_stopped = self._agent.let_go(old)
+        if not self._is_stopped:
+            raise KernelNotFound(
+                f"Kernel {old.record.kernel_id} ended while it was about to be replaced.",
+                f"Its last state is checkpoint {safety.id}.")
+        old.box.stop()
+        point("restore.stopped")
+
+    def _take(self, kernel: Kernel, origin: dict[str, Any] | None) -> None:
+        """Make a restored kernel the agent's; from here on nobody needs the old state."""
+        kernel.record.origin = origin
+        kernel.mark = Mark.of(kernel.record.root, kernel.link.ask("status", LINK_TIMEOUT_S))
+        kernel.saved_at = time.monotonic()
+        kernel.record.recover = None
+        point("restore.told")
+        self._agent.take(kernel)
+        point("restore.recorded")
+
+    # -- when it fails ------------------------------------------------------------
+
+    def _undo(self, error: Exception) -> None:
+        """End what was made, and let the old kernel live on or bring it back.
+
+        Raises `RestoreFailed` in place of `error` where a state was to be brought back.
+        """
+        if self._old is not None and not self._is_stopped:
+            with suppress(OSError):  # the next record says so, too
+                self._agent.note(self._old, recover=None, replaced_by=None)
+            return
+        if self._made is not None:
+            self._end(self._made)
+        if self._old is not None and self._safety is not None:
+            self._bring_back(self._old, self._safety, error)
+
+    def _end(self, made: Kernel) -> None:
+        """End a kernel that was restored and could not be made the agent's."""
+        self._agent.let_go(made)
+        recover = self._safety.id if self._safety is not None else self._recovered
+        if recover is not None:  # should we die before the old state is back
+            made.record.recover = recover
+            with suppress(OSError):
+                self._agent.record_file.write(made.record)
+        try:
+            made.box.stop()  # it runs, but nobody would know of it
+        except CheckpointError as problem:
+            log.error("%s", problem.message)  # a box to come ends it, or says why not
+        if recover is None:
+            self._agent.record_file.remove()
+
+    def _bring_back(self, old: Kernel, safety: Manifest, error: Exception) -> None:
+        """Restore the state saved just before a restore that failed; then raise."""
+        if not isinstance(error, CheckpointError):
+            error = RestoreFailed(f"The restore failed unexpectedly ({error}).",
+                                  "The agent.log in the kernel's runtime folder tells more.")
+        again = self._restore(inheriting({"files": "put-back"}, old.record))
+        try:
+            with self._tools.work_folder(self._job.id) as work:
+                prepared = again.prepare(self._tools.store(), safety, work)
+                self._take(again.run(prepared, safety.id), None)
+        except AgentUnreachable:
+            raise  # the agent that has our place brings it back
+        except Exception as second:
+            log.exception("bringing the state before the restore back failed")
+            if self._agent.kernel is None:
+                raise _not_back(error, safety, second) from error
+        raise RestoreFailed(
+            f"{error.message} The session is again as it was before the attempt.",
+            error.hint, error.log) from error
+
+
+def _not_back(error: CheckpointError, safety: Manifest, second: Exception) -> RestoreFailed:
+    reason = second.message if isinstance(second, CheckpointError) else f"{second}."
+    return RestoreFailed(
+        f"{error.message} The session as it was before the attempt could not be brought back, "
+        f"either: {reason}", f"It is saved: restore checkpoint {safety.id}.", error.log)

@@ -1,0 +1,32 @@
+"""The agent's line to the kernel: what it makes of a kernel that is only just starting."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from pathlib import Path
+
+from jupyter_ckpt.agent.kernel_link import KernelLink
+from jupyter_ckpt.protocol import KERNEL_SOCKET_NAME
+
+
+def test_a_socket_that_is_there_and_does_not_listen_yet_is_not_up(tmp_path: Path) -> None:
+    link = KernelLink(tmp_path)
+    assert not link.is_up()
+    with socket.socket(socket.AF_UNIX) as kernel:
+        kernel.bind(str(tmp_path / KERNEL_SOCKET_NAME))
+        assert not link.is_up()
+
+        kernel.listen()
+        thread = threading.Thread(target=_answer_once, args=(kernel,))
+        thread.start()
+        assert link.is_up()
+        thread.join()
+
+
+def _answer_once(kernel: socket.socket) -> None:
+    connection, _ = kernel.accept()
+    with connection:
+        connection.recv(1 << 16)
+        connection.sendall(json.dumps({"ok": True}).encode())
