@@ -18,7 +18,7 @@ from jupyter_server.auth.decorator import authorized
 from jupyter_server.base.handlers import APIHandler
 from tornado import web
 
-from .errors import CheckpointError, IntegrityError, NotFound, UsageError
+from .errors import CheckpointError, IntegrityError, NotFound, UsageError, quoted
 from .manifest import Manifest, checked_name, checked_reference
 from .plan import read_changes
 from .server.backend import Backend
@@ -85,13 +85,13 @@ class CheckpointHandler(APIHandler):
             return {}
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"The request's body is not JSON: {error}.") from error
         if not isinstance(data, dict):
             raise UsageError("The request's body is not a JSON object.")
         for name, value in data.items():
             if name not in kinds:
-                raise UsageError(f"The field {name!r} is unknown here.",
+                raise UsageError(f"The field {quoted(name)} is unknown here.",
                                  f"Known: {', '.join(kinds)}.")
             # bool is an int to Python, but not to a person.
             fits = isinstance(value, kinds[name])
@@ -170,7 +170,9 @@ class KernelScheduleHandler(CheckpointHandler):
     async def put(self, kernel_id: str) -> None:
         """Change it: what is left out stays, null takes it away, `off` ends it."""
         asked = self.body(every_s=(int, float, type(None)), every=(str, type(None)),
-                          cells=(int, type(None)), keep=(int, type(None)), off=(bool,))
+                          cells=(int, type(None)), keep=(int, type(None)),
+                          keep_hourly=(int, type(None)), keep_daily=(int, type(None)),
+                          off=(bool,))
         await self._answer_schedule(kernel_id, read_changes(asked))
 
     async def _answer_schedule(self, kernel_id: str, changes: dict[str, Any] | None) -> None:
@@ -268,6 +270,37 @@ class OneCheckpointHandler(CheckpointHandler):
             return ""
 
 
+class OffersHandler(CheckpointHandler):
+    """Sessions that ended unplanned and can be brought back."""
+
+    @web.authenticated
+    @authorized
+    @answering
+    async def get(self) -> None:
+        """List the offers, the latest first; ``?notebook=`` like for checkpoints."""
+        notebook = self.get_query_argument("notebook", None)
+        wanted = _spellings(self.services.documents, notebook) if notebook else None
+        found = await self.services.backend.run(self.services.backend.offers)
+        self.answer([
+            offer.to_dict() for offer in found if wanted is None
+            or (offer.notebook is not None and os.path.realpath(offer.notebook) in wanted)])
+
+
+class OneOfferHandler(CheckpointHandler):
+    """One offer."""
+
+    @web.authenticated
+    @authorized
+    @answering
+    async def delete(self, kernel_id: str) -> None:
+        """Dismiss it; the checkpoint stays."""
+        backend = self.services.backend
+        if not await backend.run(backend.dismiss_offer, kernel_id):
+            raise NotFound(f"There is no offer of kernel {kernel_id}.")
+        self.set_status(204)
+        self.finish()
+
+
 class CheckpointNotebookHandler(CheckpointHandler):
     """The notebook document as it was saved with a checkpoint."""
 
@@ -324,6 +357,8 @@ ROUTES: list[tuple[str, type[CheckpointHandler]]] = [
     (r"api/ckpt/jobs/([^/]+)", JobHandler),
     (r"api/ckpt/checkpoints", CheckpointsHandler),
     (_CHECKPOINT, OneCheckpointHandler),
+    (r"api/ckpt/offers", OffersHandler),
+    (r"api/ckpt/offers/([^/]+)", OneOfferHandler),
     (_CHECKPOINT + r"/notebook", CheckpointNotebookHandler),
     (_CHECKPOINT + r"/restore", RestoreHandler),
 ]

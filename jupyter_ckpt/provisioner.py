@@ -21,11 +21,14 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import Bool
 
 from .box.hangup import reset_on_end
-from .errors import LaunchFailed, NotPossibleHere
+from .errors import CheckpointError, LaunchFailed, NotPossibleHere
+from .manifest import utc_now
 from .procfs import ProcessId, descendants
 from .record import Record
 from .server import backend
+from .server.adoption import tell_state
 from .server.attached import AttachedProcess
+from .server.revival import Revival, Start
 
 PROVISIONER_NAME = "ckpt-provisioner"
 METADATA_KEY = "jupyter_ckpt"
@@ -34,6 +37,10 @@ _reasons_told: set[str] = set()
 
 class CheckpointProvisioner(LocalProvisioner):
     """A local kernel that can be checkpointed.
+
+    A notebook that is opened while its session is parked gets that session back
+    instead of a fresh kernel. A restart always starts a fresh one, unless the
+    kernel crashed and ``CheckpointApp.on_crash`` is ``restore``.
 
     One-shot keyword of ``start_kernel``: ``attach``, the `Record` of a living
     kernel (adopted or just restored) to show instead of starting one. It is
@@ -46,6 +53,12 @@ class CheckpointProvisioner(LocalProvisioner):
     record: Record | None = None
     """The kernel's record; None while it is an ordinary local process."""
     _attach: Record | None = None
+    _launched = False
+    """Whether this is a later life of the kernel: a restart."""
+    _asked_at: str | None = None
+    """When somebody wanted this life of the kernel to end."""
+    _crashed = False
+    """Whether the life before this one ended by itself."""
 
     # -- start ------------------------------------------------------------------
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
@@ -72,6 +85,7 @@ class CheckpointProvisioner(LocalProvisioner):
         possible, saying why once.
         """
         self.cwd = kwargs.get("cwd") or Path.cwd()
+        restart, self._launched = self._launched, True
         if self._attach is not None:
             record, self._attach = self._attach, None
             self.show(record)
@@ -79,7 +93,10 @@ class CheckpointProvisioner(LocalProvisioner):
         why_not = self._why_ordinary()
         if not why_not:
             try:
-                self.show(await self._launch_boxed(cmd, kwargs))
+                place = backend.current()
+                await place.run(place.require_process_checkpoints)
+                revived = await self._revived(kwargs, restart)
+                self.show(revived or await self._launch_boxed(cmd, kwargs))
                 return self.connection_info
             except NotPossibleHere as error:
                 why_not = f"{error.message} {error.hint}".strip()
@@ -92,20 +109,61 @@ class CheckpointProvisioner(LocalProvisioner):
         # Inside the box the server is not the kernel's parent: with this set,
         # ipykernel would end itself within a second.
         env.pop("JPY_PARENT_PID", None)
-        spec = self.kernel_spec
         place = backend.current()
-        await place.run(place.require_process_checkpoints)
+        session, notebook = place.session_of(str(self.kernel_id))
         return await place.run(
             place.launch,
             kernel_id=str(self.kernel_id),
-            kernel_name=str(getattr(self.parent, "kernel_name", "") or spec.display_name),
+            kernel_name=self._kernel_name,
             cmd=_with_full_path(cmd, env),
             env=env,
             cwd=str(self.cwd),
             connection_file=str(getattr(self.parent, "connection_file", "")),
-            language=str(spec.language or ""),
-            notebook=_notebook_of(env),
+            language=str(self.kernel_spec.language or ""),
+            session=session,
+            notebook=notebook or _notebook_of(env),
         )
+
+    @property
+    def _kernel_name(self) -> str:
+        return str(getattr(self.parent, "kernel_name", "") or self.kernel_spec.display_name)
+
+    async def _revived(self, kwargs: dict[str, Any], restart: bool) -> Record | None:
+        """Bring back what is parked for the notebook that a server opens, or what crashed."""
+        place = backend.current()
+        notebook = _notebook_of(kwargs.get("env") or {})
+        crashed, self._crashed, self._asked_at = self._crashed, False, None
+        # A batch run always starts fresh, even where it has inherited the variable.
+        if place.owner is None or (restart and not crashed):
+            return None
+        manager: Any = self.parent
+        start = Start(str(self.kernel_id), self._kernel_name, notebook,
+                      connection_of(manager), str(manager.connection_file))
+        revival = Revival(place, self.log)
+        record = await (revival.of_crashed(start) if crashed else revival.of_parked(start))
+        if record is not None:
+            # Its own key: kernels of other languages cannot be given ours.
+            connect_to(manager, record)
+            self.connection_info = manager.get_connection_info()
+            await self._tell_whether_busy(manager, record)
+        return record
+
+    @staticmethod
+    async def _tell_whether_busy(manager: Any, record: Record) -> None:
+        """Let Jupyter know a cell that goes on; it would call every new kernel idle."""
+        place = backend.current()
+        try:
+            running = await place.run(place.running, record)
+        except CheckpointError:
+            running = None
+        await tell_state(manager, running)
+        if manager.execution_state == "busy":
+            def on_change(change: Any) -> None:
+                if change["new"] == "starting":
+                    manager.unobserve(on_change, "execution_state")
+                    manager.execution_state = "busy"
+
+            manager.observe(on_change, "execution_state")
 
     def show(self, record: Record) -> None:
         """Make `record` the kernel behind this provisioner (adoption, restore).
@@ -143,11 +201,20 @@ class CheckpointProvisioner(LocalProvisioner):
         elif self.process is not None:
             self.process.send_signal(signum)
 
+    async def shutdown_requested(self, restart: bool = False) -> None:
+        """Note that the kernel's end is wanted; called before it is asked to end itself."""
+        self._asked_at = utc_now()
+        await super().shutdown_requested(restart)
+
     async def kill(self, restart: bool = False) -> None:
-        """End the whole box at once: the kernel and everything it started."""
+        """End the whole box at once: the kernel and everything it started.
+
+        Called at once for a kernel that was found dead: then it has crashed.
+        """
         if self.record is None:
             await super().kill(restart)
             return
+        self._crashed = self._asked_at is None and not self.record.is_alive()
         kill_tree(self.record)
 
     async def terminate(self, restart: bool = False) -> None:
@@ -167,6 +234,9 @@ class CheckpointProvisioner(LocalProvisioner):
         if record is not None:
             place = backend.current()
             await place.run(place.stop, record)
+            if self._asked_at is not None:
+                # Some kernels crash while they end; nobody wants that one back.
+                await place.run(place.dismiss_offer, record.kernel_id, self._asked_at)
 
 
 def connect_to(manager: Any, record: Record) -> None:
@@ -182,6 +252,13 @@ def connect_to(manager: Any, record: Record) -> None:
     manager.load_connection_info(info)
     # Ours to remove when the kernel is shut down, as if we had written it.
     manager._connection_file_written = True
+
+
+def connection_of(manager: Any) -> dict[str, Any]:
+    """Return the ports and the key of a kernel manager as a connection file holds them."""
+    info = manager.get_connection_info(session=False)
+    return {key: value.decode() if isinstance(value, bytes) else value
+            for key, value in info.items()}
 
 
 def ports_of(record: Record) -> list[int]:

@@ -9,16 +9,20 @@ from typing import Any
 
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_server.extension.application import ExtensionApp
-from traitlets import Bool, Enum, Integer, Unicode
+from traitlets import Bool, Enum, Float, Integer, Unicode
 
-from .errors import UsageError
+from .agent.frozen import LIMIT_VARIABLE
+from .errors import CheckpointError, UsageError
 from .handlers import ROUTES, SETTINGS_KEY, Services
 from .locations import Locations
-from .plan import Schedule, changed
+from .plan import DEFAULT_SAVE_BELOW, SAVE_BELOW_VARIABLE, Schedule, changed
 from .provisioner import PROVISIONER_NAME
 from .server import backend as backends
 from .server.adoption import Adoption
+from .server.agent_watch import AgentWatch
 from .server.backend import Backend
+from .server.culling import POLICIES as CULL_POLICIES
+from .server.culling import Culling
 from .server.departure import POLICIES, Departure
 from .server.documents import Documents
 from .server.events import EventStream
@@ -26,8 +30,10 @@ from .server.fork_service import ForkService
 from .server.jobs import JobBoard
 from .server.journal import SessionJournal
 from .server.owner import this_process
+from .server.park_service import ParkService
 from .server.restore_service import RestoreService
 from .server.save_service import SaveService
+from .sizes import OFF, parse_size, parse_threshold
 
 
 class CheckpointApp(ExtensionApp):
@@ -52,9 +58,35 @@ class CheckpointApp(ExtensionApp):
         after so many cells (default: never).""")
     keep = Integer(None, allow_none=True, config=True, help="""How many automatic checkpoints
         of each notebook stay (default: 5).""")
+    file_limit = Unicode("", config=True, help="""Files open for writing are saved up to this size:
+        a number of bytes, or '500M', '4G' (default: 4G). Larger ones get a warning.""")
+    keep_hourly = Integer(None, allow_none=True, config=True, help="""Besides, the newest automatic
+        checkpoint of each of the last so many hours that have one stays (default: 0).""")
+    keep_daily = Integer(None, allow_none=True, config=True, help="""Besides, the newest automatic
+        checkpoint of each of the last so many days that have one stays (default: 0).""")
+    save_below_memory = Unicode(DEFAULT_SAVE_BELOW, config=True, help="""Save a kernel that has
+        a schedule when less memory than this is left, of the machine or of the kernel's cgroup:
+        '5%', '2G' or 'off'.""")
+    quota = Unicode("", config=True, help="""How much the checkpoint store may hold: '20G', 'off'.
+        Written into the store when the server starts (default: it stays as
+        'jupyter ckpt quota' has set it).""")
+    agent_check_s = Float(60.0, min=0.0, config=True, help="""How often, in seconds, the
+        server looks whether the agents of kernels that have a schedule live, and starts those that
+        do not (0: never).""")
     on_shutdown = Enum(POLICIES, "stop", config=True, help="""What becomes of the kernels when the
-        server is shut down: 'save-and-stop', 'leave-running' (the next server in the same folder
-        shows them again) or 'stop'.""")
+        server is shut down: 'save-and-stop' (opening a notebook later brings its session back),
+        'leave-running' (the next server in the same folder shows them again) or 'stop'.""")
+    shutdown_budget_s = Float(25.0, min=0.0, config=True, help="""How many seconds the saves of
+        'save-and-stop' may take together when the server is shut down. Kernels that are not saved
+        by then are left running.""")
+    on_cull = Enum(CULL_POLICIES, "save-and-stop", config=True, help="""What becomes of an idle
+        kernel that Jupyter culls: 'save-and-stop' (opening its notebook later brings the session
+        back; a kernel that cannot be saved is not culled) or 'stop'.""")
+
+    on_crash = Enum(("offer", "restore"), "offer", config=True, help="""What becomes of a session
+        whose kernel crashed: 'offer' (a fresh kernel, and JupyterLab and 'jupyter ckpt ps' offer
+        the last checkpoint) or 'restore' (its last checkpoint is restored by itself, at most once
+        for each checkpoint).""")
 
     def initialize_settings(self) -> None:
         """Build the services, become the default provisioner, adopt living kernels.
@@ -64,10 +96,16 @@ class CheckpointApp(ExtensionApp):
         app: Any = self.serverapp
         if self.criu:
             os.environ["JUPYTER_CKPT_CRIU"] = self.criu  # agents inherit it
+        if self.file_limit:
+            os.environ[LIMIT_VARIABLE] = self.file_limit
+        self._tell_threshold()
         store = Path(self.store_dir).expanduser() if self.store_dir else None
         self.backend = Backend(Locations.default(store))
         self.backend.owner = this_process(app.root_dir, app.connection_url)
         self.backend.schedule = self._default_schedule()
+        self.backend.on_crash = self.on_crash
+        self._set_quota()
+        self.watch = AgentWatch(self.backend, self.log, self.agent_check_s)
         backends.use(self.backend)
         documents = Documents(app.contents_manager)
         self.settings[SETTINGS_KEY] = self._services(documents)
@@ -77,10 +115,35 @@ class CheckpointApp(ExtensionApp):
         # Before the journal: what adoption recreates stands in the records already.
         self._adopt()
         self.journal.install()
+        self.backend.session_of = self.journal.session_of
+        if self.on_cull == "save-and-stop":
+            Culling(self.parks, app.kernel_manager, self.log).install()
+
+    def _tell_threshold(self) -> None:
+        """Put ``save_below_memory`` where agents find it; a senseless one is named and not used."""
+        if "save_below_memory" not in self.config.get(type(self).__name__, {}):
+            return  # whoever started the server may have set the variable
+        try:
+            parse_threshold(self.save_below_memory)
+        except UsageError as error:
+            self.log.error("CheckpointApp.save_below_memory: %s", error.message)
+        else:
+            os.environ[SAVE_BELOW_VARIABLE] = self.save_below_memory
+
+    def _set_quota(self) -> None:
+        """Write ``quota`` into the store; what goes wrong is named and stops nothing."""
+        if not self.quota:
+            return
+        try:
+            limit = None if self.quota.strip().lower() == OFF else parse_size(self.quota)
+            self.backend.store().set_quota(limit)
+        except CheckpointError as error:
+            self.log.error("CheckpointApp.quota: %s", error.message)
 
     def _default_schedule(self) -> Schedule | None:
         """Return the schedule of new kernels; a senseless one is named and not used."""
-        named = {"every": self.every, "cells": self.cells, "keep": self.keep}
+        named = {"every": self.every, "cells": self.cells, "keep": self.keep,
+                 "keep_hourly": self.keep_hourly, "keep_daily": self.keep_daily}
         given = {name: value for name, value in named.items() if value is not None}
         try:
             return changed(None, given) if given else None
@@ -94,12 +157,13 @@ class CheckpointApp(ExtensionApp):
 
     def _services(self, documents: Documents) -> Services:
         app: Any = self.serverapp
-        events = EventStream(app.event_logger, self.log)
+        events = self.backend.events = EventStream(app.event_logger, self.log)
         jobs = JobBoard(self.backend)
         shared = (events, documents, app.kernel_manager, app.session_manager, self.log)
+        saves = SaveService(self.backend, jobs, *shared)
+        self.parks = ParkService(self.backend, events, saves, self.log)
         return Services(
-            backend=self.backend, jobs=jobs, events=events, documents=documents,
-            saves=SaveService(self.backend, jobs, *shared),
+            backend=self.backend, jobs=jobs, events=events, documents=documents, saves=saves,
             restores=RestoreService(self.backend, *shared),
             forks=ForkService(self.backend, *shared))
 
@@ -130,6 +194,7 @@ class CheckpointApp(ExtensionApp):
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
         """Write the final URL into the records: the port is known only now."""
+        self.watch.start()
         owner = this_process(serverapp.root_dir, serverapp.connection_url)
         if owner != self.backend.owner:
             self.backend.owner = owner
@@ -138,4 +203,10 @@ class CheckpointApp(ExtensionApp):
     async def stop_extension(self) -> None:
         """Apply ``on_shutdown``; called before the server ends its kernels."""
         app: Any = self.serverapp
-        await Departure(self.backend, app.kernel_manager, self.log).leave(self.on_shutdown)
+        self.watch.stop()
+        try:
+            await Departure(self.parks, app.kernel_manager, self.log).leave(
+                self.on_shutdown, self.shutdown_budget_s)
+        except Exception:
+            # A server that stumbles here would never end.
+            self.log.exception("Leaving the kernels went wrong.")

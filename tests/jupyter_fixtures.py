@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import server_fakes
-from jupyter_harness import Home, Server, StartServer
-
-from jupyter_ckpt.doctor import doctor
-
-
-@cache
-def can_checkpoint() -> bool:
-    """Tell whether processes can be saved here at all."""
-    return bool(doctor()["process"])
+from jupyter_harness import Home, Server, StartServer, can_checkpoint
 
 
 @pytest.fixture

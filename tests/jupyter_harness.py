@@ -13,16 +13,20 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import requests
 import websocket
 
+from jupyter_ckpt.doctor import doctor
 from jupyter_ckpt.procfs import ProcessId
+from jupyter_ckpt.server.events import SCHEMA_ID
 
 TOKEN = "a-token-for-tests"
 EXTENSIONS = {"jupyter_ckpt": True, "jupyterlab": False, "jupyter_lsp": False,
@@ -40,6 +44,12 @@ def wait_until(check: Callable[[], T | None], timeout_s: float = 30.0, what: str
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout_s:g} s: {what or check}")
         time.sleep(0.02)
+
+
+@cache
+def can_checkpoint() -> bool:
+    """Tell whether processes can be saved here at all."""
+    return bool(doctor()["process"])
 
 
 def free_port() -> int:
@@ -254,6 +264,38 @@ class Channel:
     def close(self) -> None:
         self.socket.close()
 
+
+class Events:
+    """Listens on /api/events/subscribe from its creation on."""
+
+    def __init__(self, server: Server) -> None:
+        self.seen: list[dict[str, Any]] = []
+        self._socket = websocket.create_connection(
+            f"ws://127.0.0.1:{server.port}/api/events/subscribe?token={TOKEN}", timeout=60)
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                event = json.loads(self._socket.recv())
+            except (OSError, ValueError, websocket.WebSocketException):
+                return
+            if event.get("schema_id") == SCHEMA_ID:
+                self.seen.append(event)
+
+    def phases(self, action: str, until: str) -> list[str]:
+        """Return the phases of an action once `until` is among them."""
+        def found() -> list[str]:
+            phases = [one["phase"] for one in self.seen if one["action"] == action]
+            return phases if until in phases else []
+
+        return wait_until(found, 20, f"event {action} {until}")
+
+    def last(self, action: str, phase: str) -> dict[str, Any]:
+        """Return the last event of an action and phase, once there is one."""
+        self.phases(action, phase)
+        return [one for one in self.seen
+                if (one["action"], one["phase"]) == (action, phase)][-1]
 
 StartServer = Callable[..., Server]
 """Starts a server in a home with further arguments: a fixture of jupyter_fixtures."""

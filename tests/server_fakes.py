@@ -26,7 +26,7 @@ from jupyter_client.connect import write_connection_file
 
 from jupyter_ckpt import errors
 from jupyter_ckpt.manifest import Manifest, new_id, utc_now
-from jupyter_ckpt.plan import Schedule, changed
+from jupyter_ckpt.plan import Schedule, changed, shown
 from jupyter_ckpt.procfs import ProcessId
 from jupyter_ckpt.protocol import Job
 from jupyter_ckpt.record import Record, all_records, read_record, record_folder, write_record
@@ -90,8 +90,8 @@ def schedule(loc: Any, record: Record, changes: dict[str, Any] | None = None) ->
     if changes is not None:
         record = replace(read_record(folder), schedule=changed(record.schedule, changes))
         write_record(folder, record)
-    found = record.schedule.to_dict() if record.schedule else Schedule().to_dict()
-    return {"kernel_id": record.kernel_id, **found, "next_due_s": None, "last_automatic": None}
+    return {"kernel_id": record.kernel_id, **shown(record.schedule), "next_due_s": None,
+            "last_automatic": None}
 
 
 def _kill(record: Record) -> None:
@@ -135,6 +135,11 @@ def save(loc: Any, record: Record, *, name: str | None = None, note: str | None 
     job.state, job.result = "done", manifest.to_dict()
     (folder / f"job-{job.id}.json").write_text(json.dumps(job.to_dict()))
     return manifest
+
+
+def secure(loc: Any, record: Record, *, trigger: str, document: Any = None,
+           deadline_s: float | None = None) -> Manifest:
+    return save(loc, record, trigger=trigger, document=document)
 
 
 def restore(loc: Any, manifest: Manifest, *, kernel_id: str, in_place: bool,
@@ -182,6 +187,7 @@ import server_fakes
 import jupyter_ckpt.server.backend as backend
 backend.kernels = server_fakes
 backend.AgentClient = server_fakes.FakeAgentClient
+backend.parking.secure = server_fakes.secure
 backend.Backend.require_process_checkpoints = lambda self: None
 """
 """Put into a server's configuration file, this gives it the stand-in."""

@@ -101,6 +101,12 @@ def test_adopted_kernel_restarts_after_a_crash_and_on_demand(
     assert kernel_pid(home, kernel_id) != old
     assert wait_for_answer(second, kernel_id, "print('x' in globals())") == "False"
 
+    # A restarted kernel belongs to its session still.
+    second.kill()
+    third = start(home)
+    assert [(one["path"], one["kernel"]["id"]) for one in third.ok("GET", "/api/sessions")] == [
+        ("a.ipynb", kernel_id)]
+
 
 def wait_for_answer(server: Server, kernel_id: str, code: str) -> str:
     return server.connect(kernel_id).run(code)

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 import uuid
 from typing import Any
 
 import pytest
-import websocket
-from jupyter_harness import TOKEN, Channel, Home, Server, StartServer, wait_until
-
-from jupyter_ckpt.server.events import SCHEMA_ID
+from jupyter_harness import Channel, Events, Home, Server, StartServer, wait_until
 
 pytest_plugins = ["jupyter_fixtures"]
 
@@ -30,33 +26,6 @@ def started(home: Home, start: StartServer, name: str = "a.ipynb") -> tuple[Serv
     server = start(home)
     kernel_id = server.open_session(name)["kernel"]["id"]
     return server, kernel_id, server.connect(kernel_id)
-
-
-class Events:
-    """Listens on /api/events/subscribe from its creation on."""
-
-    def __init__(self, server: Server) -> None:
-        self.seen: list[dict[str, Any]] = []
-        self._socket = websocket.create_connection(
-            f"ws://127.0.0.1:{server.port}/api/events/subscribe?token={TOKEN}", timeout=60)
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def _listen(self) -> None:
-        while True:
-            try:
-                event = json.loads(self._socket.recv())
-            except (OSError, ValueError, websocket.WebSocketException):
-                return
-            if event.get("schema_id") == SCHEMA_ID:
-                self.seen.append(event)
-
-    def phases(self, action: str, until: str) -> list[str]:
-        """Return the phases of an action once `until` is among them."""
-        def found() -> list[str]:
-            phases = [one["phase"] for one in self.seen if one["action"] == action]
-            return phases if until in phases else []
-
-        return wait_until(found, 20, f"event {action} {until}")
 
 
 # -- saving ---------------------------------------------------------------------------

@@ -19,6 +19,7 @@ VERBS = [("GET", "doctor"), ("GET", "kernels"), ("POST", "kernels/some-kernel/ch
          ("PUT", "kernels/some-kernel/schedule"), ("POST", "kernels/some-kernel/fork"),
          ("GET", "jobs/some-job-id"), ("GET", "checkpoints"), ("GET", "checkpoints/abcdef"),
          ("PATCH", "checkpoints/abcdef"), ("DELETE", "checkpoints/abcdef"),
+         ("GET", "offers"), ("DELETE", "offers/some-kernel"),
          ("GET", "checkpoints/abcdef/notebook"), ("POST", "checkpoints/abcdef/restore")]
 
 
@@ -112,7 +113,7 @@ c.ServerApp.authorizer_class = NoCheckpoints
     ("GET", "kernels/..%2f..%2fx/schedule", None, 400, "protocol"),
     ("PUT", "kernels/no-such-kernel/schedule", {"every": "10m"}, 404, "kernel-not-found"),
     ("PUT", "kernels/no-such-kernel/schedule", {"every": "soon"}, 400, "usage"),
-    ("PUT", "kernels/no-such-kernel/schedule", {"every_s": 9.9}, 400, "usage"),
+    ("PUT", "kernels/no-such-kernel/schedule", {"every_s": 4.9}, 400, "usage"),
     ("PUT", "kernels/no-such-kernel/schedule", {"every_s": True}, 400, "usage"),
     ("PUT", "kernels/no-such-kernel/schedule", {"every": "10m", "every_s": 600}, 400, "usage"),
     ("PUT", "kernels/no-such-kernel/schedule", {"cells": 0}, 400, "usage"),
@@ -120,6 +121,8 @@ c.ServerApp.authorizer_class = NoCheckpoints
     ("PUT", "kernels/no-such-kernel/schedule", {"keep": 0}, 400, "usage"),
     ("PUT", "kernels/no-such-kernel/schedule", {"off": True, "cells": 1}, 400, "usage"),
     ("PUT", "kernels/no-such-kernel/schedule", {"hourly": 1}, 400, "usage"),
+    ("DELETE", "offers/no-such-kernel", None, 404, "not-found"),
+    ("DELETE", "offers/..%2f..%2fx", None, 400, "protocol"),
     ("GET", "jobs/unknown-job", None, 404, "job-not-found"),
     ("GET", "jobs/x", None, 400, "protocol"),
 ])
@@ -219,12 +222,14 @@ def test_schedule_is_set_shown_and_switched_off(server: Server) -> None:
     kernel = server.ok("POST", "/api/kernels", {})["id"]
     path = f"/api/ckpt/kernels/{kernel}/schedule"
     nothing = {"kernel_id": kernel, "every_s": None, "cells": None, "keep": None,
-               "next_due_s": None, "last_automatic": None}
+               "keep_hourly": None, "keep_daily": None, "next_due_s": None, "last_automatic": None}
     assert server.ok("GET", path) == nothing
     assert server.ok("PUT", path, {"every": "10m", "keep": 3})["every_s"] == 600
-    found = server.ok("PUT", path, {"cells": 4})
+    found = server.ok("PUT", path, {"cells": 4, "keep_daily": 7})
     assert (found["every_s"], found["cells"], found["keep"]) == (600, 4, 3)
-    assert server.home.record(kernel)["schedule"] == {"every_s": 600, "cells": 4, "keep": 3}
+    assert (found["keep_hourly"], found["keep_daily"]) == (0, 7)
+    assert server.home.record(kernel)["schedule"] == {
+        "every_s": 600, "cells": 4, "keep": 3, "keep_hourly": None, "keep_daily": 7}
     assert server.ok("GET", path)["cells"] == 4
     assert server.ok("PUT", path, {"off": True}) == nothing
     assert server.request("DELETE", f"/api/kernels/{kernel}").status_code == 204

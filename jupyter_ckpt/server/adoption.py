@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from jupyter_core.utils import ensure_async
 
 from ..errors import CheckpointError
+from ..faults import point
 from ..record import Record
 from .backend import Backend
 from .owner import is_orphan_of
@@ -47,6 +48,7 @@ class Adoption:
         """
         started = time.monotonic()
         await self._backend.run(self._backend.finish_unfinished)
+        await self._backend.run(self._backend.sweep)
         records, problems = await self._backend.run(self._backend.records)
         for problem in problems:
             self._log.warning("%s", problem)
@@ -69,13 +71,18 @@ class Adoption:
 
     async def _adopt_or_log(self, record: Record) -> str | None:
         try:
+            point("adopt.found")
             claimed = await self._backend.run(self._claim, record)
             if claimed is None:
                 return None
+            point("adopt.claimed")
+            # Its server may have died after parking it and before ending it.
+            await self._backend.run(self._backend.unmark_parked, claimed.parent)
             running = await self._ask_running(claimed)
             await show_kernel(self._kernels, claimed)
             await tell_state(self._kernels.get_kernel(claimed.kernel_id), running)
-            await self._recreate_session(claimed)
+            await self._recreate_session_surely(claimed)
+            point("adopt.done")
         except Exception:
             # Whatever went wrong (a kernelspec that is gone, a broken file):
             # the kernel lives on, and the server must start all the same.
@@ -107,6 +114,16 @@ class Adoption:
             return await asyncio.wait_for(asked, PROBE_TIMEOUT_S)
         except (CheckpointError, asyncio.TimeoutError):
             return None
+
+    async def _recreate_session_surely(self, record: Record) -> None:
+        """Recreate the session; tried once more, or an opened notebook finds no kernel."""
+        try:
+            point("adopt.shown")
+            await self._recreate_session(record)
+        except Exception:
+            self._log.warning("The session of kernel %s is recreated at a second try.",
+                              record.kernel_id, exc_info=True)
+            await self._recreate_session(record)
 
     async def _recreate_session(self, record: Record) -> None:
         session = record.session

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import shutil
 import threading
 import time
@@ -18,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .. import kernels
+from .. import kernels, offers, parking, stale
 from ..client import AgentClient
 from ..doctor import doctor
 from ..engine.criu_find import find_criu
@@ -30,15 +31,19 @@ from ..errors import (
     ModeUnavailable,
     NotFound,
     RecordCorrupt,
+    RestoreRefused,
 )
 from ..locations import Locations
 from ..manifest import Manifest
+from ..offers import Offer
 from ..plan import Schedule
 from ..privileges import decide_mode
-from ..protocol import Job
+from ..protocol import Job, checkpoint_id
 from ..record import Record, all_records, read_record, record_folder, write_record
 from ..store import Store
+from .events import Emitter, Silence
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 OnProgress = Callable[[Job], None]
 WORKERS = 32
@@ -59,6 +64,13 @@ class Backend:
         self.owner: dict[str, Any] | None = None
         self.schedule: Schedule | None = None
         """What new kernels are started with; None: they are saved by hand."""
+        self.events: Emitter = Silence()
+        """Who is told what happens to sessions by itself."""
+        self.session_of: Callable[[str], tuple[dict[str, Any] | None, str | None]] = (
+            lambda kernel_id: (None, None))
+        """Tells what session and notebook a kernel belongs to that is started again."""
+        self.on_crash = "offer"
+        """What becomes of a session whose kernel crashed: it is offered, or restored."""
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="ckpt")
 
     async def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -145,6 +157,8 @@ class Backend:
             time.sleep(POLL_S)
         with contextlib.suppress(KernelNotFound, RecordCorrupt):
             if self.record(record.kernel_id).kernel == record.kernel:
+                # Nobody else can tell of its end any more: kernel and agent are both dead.
+                offers.bury(self.locations, record)
                 shutil.rmtree(self.folder(record.kernel_id), ignore_errors=True)
 
     def save(self, record: Record, **arguments: Any) -> Manifest:
@@ -157,6 +171,68 @@ class Backend:
     def restore(self, manifest: Manifest, **arguments: Any) -> dict[str, Any]:
         return kernels.restore(self.locations, manifest, owner=self.owner, **arguments)
 
+    def revive(self, manifest: Manifest, *, parked: bool, **arguments: Any) -> dict[str, Any]:
+        """Restore a checkpoint as a kernel that was to be started fresh.
+
+        With `parked` its mark is gone afterwards, however it ended: a restore
+        that failed is not tried for ever behind the user's back.
+        """
+        if not parked:
+            return self.restore(manifest, in_place=False, **arguments)
+        with parking.claimed(self.locations, manifest.id) as ours:
+            if not ours:
+                raise RestoreRefused(
+                    f"Another server is bringing checkpoint {manifest.id} back.",
+                    "Open the notebook there.")
+            try:
+                return self.restore(manifest, in_place=False, **arguments)
+            finally:
+                try:
+                    self.unmark_parked(manifest.id)
+                except CheckpointError as error:  # no reason to lose the session for it
+                    log.error("Checkpoint %s stays marked as parked: %s", manifest.id, error)
+
+    def sweep(self) -> None:
+        """Turn what is left of sessions without kernel and agent into offers."""
+        stale.sweep(self.locations)
+
+    def offers(self) -> list[Offer]:
+        return offers.all_offers(self.locations.runtime_dir)
+
+    def offer(self, kernel_id: str) -> Offer | None:
+        return offers.find_offer(self.locations.runtime_dir, kernel_id)
+
+    def dismiss_offer(self, kernel_id: str, since: str = "") -> bool:
+        """Remove an offer, if it was made after `since`; tell whether there was one."""
+        found = self.offer(kernel_id)
+        if found is not None and found.ended_at < since:
+            return False
+        return offers.dismiss(self.locations.runtime_dir, kernel_id)
+
+    def crash_restorable(self, offer: Offer) -> Manifest | None:
+        """Return what to restore by itself after a crash; None: there is nothing, or it was
+        tried before. From now on it counts as tried.
+
+        Raises `CheckpointError` when the checkpoint cannot be read.
+        """
+        if offer.checkpoint is None:
+            return None
+        manifest = self.store().resolve(offer.checkpoint)
+        first = offers.attempt(self.locations.runtime_dir, offer.kernel_id, manifest.id)
+        return manifest if first else None
+
+    def parked_checkpoint(self, notebook: str, kernel_name: str) -> Manifest | None:
+        return parking.parked_checkpoint(self.locations, notebook, kernel_name)
+
+    def secure(self, record: Record, **arguments: Any) -> Manifest | None:
+        return parking.secure(self.locations, record, **arguments)
+
+    def mark_parked(self, checkpoint_id: str) -> Manifest:
+        return parking.mark(self.locations, checkpoint_id)
+
+    def unmark_parked(self, checkpoint_id: str | None) -> None:
+        parking.unmark(self.locations, checkpoint_id)
+
     def schedule_of(
         self, record: Record, changes: dict[str, Any] | None = None
     ) -> dict[str, Any]:
@@ -167,17 +243,22 @@ class Backend:
         return kernels.fork(self.locations, record, copies, on_progress)
 
     def find_job(self, job_id: str) -> tuple[Job, str]:
-        """Return a save this server has forgotten, and its kernel id, from the agents.
+        """Return a save this server has forgotten, and its kernel id.
 
-        Raises `JobNotFound` when no living agent knows it.
+        A living agent knows it, or the store holds what it made. Raises
+        `JobNotFound` when neither does.
         """
         for record in self.records()[0]:
             try:
                 return self.client(record).job(JOB_KIND, job_id), record.kernel_id
             except CheckpointError:
                 continue
+        for manifest in self.manifests():
+            kernel_id = str(manifest.kernel.get("id"))
+            if manifest.id == checkpoint_id(kernel_id, job_id):
+                return Job(job_id, JOB_KIND, "done", result=manifest.to_dict()), kernel_id
         raise JobNotFound(f"No job {job_id} is known here.",
-                          "Jobs are forgotten when their kernel ends; list the checkpoints.")
+                          "What is not finished goes with its kernel; list the checkpoints.")
 
     def examine(self) -> dict[str, Any]:
         """Return what works here, as ``jupyter ckpt doctor --json`` prints it."""

@@ -7,10 +7,10 @@ import logging
 import time
 from typing import Any
 
-from ..errors import CheckpointError
-from ..provisioner import CheckpointProvisioner
+from ..faults import point
 from ..record import Record
-from .backend import Backend
+from .lookup import record_shown
+from .park_service import ParkService
 
 SETTLE_DEADLINE_S = 20.0
 POLICIES = ("save-and-stop", "leave-running", "stop")
@@ -19,29 +19,39 @@ POLICIES = ("save-and-stop", "leave-running", "stop")
 class Departure:
     """Applies ``on_shutdown`` before the server ends its kernels."""
 
-    def __init__(self, backend: Backend, kernel_manager: Any, log: logging.Logger) -> None:
-        self._backend = backend
+    def __init__(self, parks: ParkService, kernel_manager: Any, log: logging.Logger) -> None:
+        self._parks = parks
         self._kernels = kernel_manager
         self._log = log
 
-    async def leave(self, policy: str) -> None:
+    async def leave(self, policy: str, budget_s: float) -> None:
         """Let go of the kernels that shall live on; the server ends the rest.
 
-        ``save-and-stop`` leaves a kernel running whose save failed: nothing is
-        ended before what replaces it is safe.
+        ``save-and-stop`` leaves a kernel running whose save failed, or is not
+        done after `budget_s` seconds: nothing is ended before what replaces it
+        is safe.
         """
         await self._settle()
         ours = self._ours()
         if policy == "stop" or not ours:
             return
         if policy == "save-and-stop":
-            saved = await asyncio.gather(*(self._save(record) for record in ours.values()))
-            ours = {key: record for (key, record), done in zip(ours.items(), saved) if not done}
+            try:
+                ours = await self._unsaved(ours, budget_s)
+            except Exception:
+                self._log.exception("Saving the kernels failed; all are left running.")
         for kernel_id in ours:
             self._let_go(kernel_id)
+        point("depart.released")
         if ours:
             self._log.info("Left %d kernels running; the next server in this folder shows them.",
                            len(ours))
+
+    async def _unsaved(self, ours: dict[str, Record], budget_s: float) -> dict[str, Record]:
+        """Park all of `ours`; return those that must not be ended."""
+        saved = await asyncio.gather(*(self._park(record, budget_s) for record in ours.values()))
+        point("depart.saved")
+        return {key: record for (key, record), done in zip(ours.items(), saved) if not done}
 
     async def _settle(self) -> None:
         """Let no kernel begin to restart, and those that do come to their end.
@@ -60,20 +70,16 @@ class Departure:
     def _ours(self) -> dict[str, Record]:
         found = {}
         for kernel_id in self._kernels.list_kernel_ids():
-            provisioner = self._kernels.get_kernel(kernel_id).provisioner
-            if isinstance(provisioner, CheckpointProvisioner) and provisioner.record is not None:
-                found[kernel_id] = provisioner.record
+            record = record_shown(self._kernels, kernel_id)
+            if record is not None:
+                found[kernel_id] = record
         return found
 
-    async def _save(self, record: Record) -> bool:
-        try:
-            manifest = await self._backend.run(self._backend.save, record, trigger="shutdown")
-        except CheckpointError as error:
-            self._log.error("Kernel %s could not be saved and is left running: %s %s",
-                            record.kernel_id, error.message, error.hint)
-            return False
-        self._log.info("Kernel %s is saved as checkpoint %s.", record.kernel_id, manifest.id)
-        return True
+    async def _park(self, record: Record, budget_s: float) -> bool:
+        if not record.is_alive():
+            return True
+        parking = await self._parks.secure(record, "shutdown", budget_s)
+        return parking is not None and await parking.mark()
 
     def _let_go(self, kernel_id: str) -> None:
         """Make Jupyter forget a kernel without ending it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import CheckpointError
 from ..protocol import Job
@@ -16,6 +16,20 @@ PROGRESS_INTERVAL_S = 0.2
 _FIXED_SHARE = {"queued": 0.0, "launching": 0.05, "quiescing": 0.05, "preparing": 0.05,
                 "verifying": 0.1, "dumping": 0.2, "storing": 0.3, "restoring": 0.8, "done": 1.0}
 """How far a job counts as done on entering a state that names no bytes."""
+
+
+class Emitter(Protocol):
+    """Who takes events."""
+
+    def emit(self, action: str, phase: str, **fields: Any) -> None:
+        """Emit one event; fields that are None are left out."""
+
+
+class Silence:
+    """Takes events where nobody listens: outside of a server."""
+
+    def emit(self, action: str, phase: str, **fields: Any) -> None:
+        """Do nothing."""
 
 
 class EventStream:
@@ -40,8 +54,12 @@ class EventStream:
 class Act:
     """The events of one act: started, progress, then succeeded or failed."""
 
-    def __init__(self, stream: EventStream, action: str, job_id: str, kernel_id: str) -> None:
+    def __init__(
+        self, stream: Emitter, action: str, job_id: str, kernel_id: str, **always: str
+    ) -> None:
+        """Prepare; the fields `always` are in every event of the act."""
         self._stream = stream
+        self._always = always
         self.action, self.job_id, self.kernel_id = action, job_id, kernel_id
         self.checkpoint_id: str | None = None
         self._state = ""
@@ -67,7 +85,7 @@ class Act:
 
     def _emit(self, phase: str, **fields: Any) -> None:
         self._stream.emit(self.action, phase, job_id=self.job_id, kernel_id=self.kernel_id,
-                          checkpoint_id=self.checkpoint_id, **fields)
+                          checkpoint_id=self.checkpoint_id, **self._always, **fields)
 
 
 def share_done(job: Job) -> float:

@@ -92,12 +92,23 @@ class SessionJournal:
         if not (self._backend.folder(kernel_id) / "record.json").exists():
             return  # not a kernel of ours
         record = self._backend.record(kernel_id)
-        notebook = None
-        if session is not None:
-            session = {key: session[key] for key in ("id", "path", "name", "type")}
-            found = self._notebook_path(session["path"]) if session["type"] == "notebook" else None
-            notebook = str(found) if found else None
-        self._backend.note_session(record, session, notebook)
+        self._backend.note_session(record, *self._recorded(session))
+
+    def _recorded(
+        self, session: dict[str, Any] | None
+    ) -> tuple[dict[str, Any] | None, str | None]:
+        """Return session and notebook file as a record keeps them."""
+        if session is None:
+            return None, None
+        session = {key: session[key] for key in ("id", "path", "name", "type")}
+        found = self._notebook_path(session["path"]) if session["type"] == "notebook" else None
+        return session, str(found) if found else None
+
+    def session_of(self, kernel_id: str) -> tuple[dict[str, Any] | None, str | None]:
+        """Return session and notebook file of a kernel: a restarted one keeps them."""
+        row = self._sessions.cursor.execute(
+            "SELECT session_id FROM session WHERE kernel_id=?", (kernel_id,)).fetchone()
+        return self._recorded(self._row(row["session_id"]) if row is not None else None)
 
     def _row(self, session_id: str) -> dict[str, Any] | None:
         row = self._sessions.cursor.execute(

@@ -8,6 +8,7 @@ from jupyter_core.utils import ensure_async
 
 from ..errors import KernelNotFound, NotOurKernel
 from ..protocol import checked_kernel_id
+from ..provisioner import CheckpointProvisioner
 from ..record import Record
 from .backend import Backend
 
@@ -31,6 +32,14 @@ async def our_record(backend: Backend, kernel_manager: Any, kernel_id: str) -> R
         raise KernelNotFound(f"Kernel {kernel_id} has ended.",
                              "Restore its last checkpoint: 'jupyter ckpt list' shows it.")
     return record
+
+
+def record_shown(kernel_manager: Any, kernel_id: str) -> Record | None:
+    """Return the record of a kernel of ours that the server shows, else None."""
+    if kernel_id not in kernel_manager:
+        return None
+    provisioner = kernel_manager.get_kernel(kernel_id).provisioner
+    return provisioner.record if isinstance(provisioner, CheckpointProvisioner) else None
 
 
 async def session_of_kernel(session_manager: Any, kernel_id: str) -> dict[str, Any] | None:

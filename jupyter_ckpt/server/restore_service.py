@@ -12,7 +12,15 @@ from typing import Any
 
 from jupyter_core.utils import ensure_async
 
-from ..errors import CheckpointError, KernelNotFound, RestoreFailed, RestoreRefused, UsageError
+from ..errors import (
+    CheckpointError,
+    KernelNotFound,
+    RestoreFailed,
+    RestoreRefused,
+    UsageError,
+    quoted,
+)
+from ..faults import point
 from ..manifest import Manifest
 from ..procfs import ProcessId
 from ..protocol import Job, checked_kernel_id
@@ -46,7 +54,7 @@ class RestoreRequest:
         if self.kernel_id is not None:
             checked_kernel_id(self.kernel_id)
         if self.path is not None and ".." in self.path.split("/"):
-            raise UsageError(f"The path {self.path} leads out of the server's folder.")
+            raise UsageError(f"The path {quoted(self.path)} leads out of the server's folder.")
 
 
 class RestoreService:
@@ -104,8 +112,12 @@ class RestoreService:
         if request.mode == "new":
             return await self._as_new(manifest, kernel_id, request, act)
         if kernel_id in self._kernels:
-            return await self._swap(manifest, kernel_id, request, act)
-        return await self._revive(manifest, kernel_id, request, act)
+            answer = await self._swap(manifest, kernel_id, request, act)
+        else:
+            answer = await self._revive(manifest, kernel_id, request, act)
+        if manifest.parked:  # it is back, by hand
+            await self._backend.run(self._backend.unmark_parked, manifest.id)
+        return answer
 
     # -- in place ---------------------------------------------------------------
     async def _target(self, manifest: Manifest, request: RestoreRequest) -> str:
@@ -129,6 +141,7 @@ class RestoreService:
         swap = KernelSwap(self._kernels, kernel_id)
         session = await session_of_kernel(self._sessions, kernel_id)
         swap.begin()
+        point("swap.begun")
         record: Record | None = None
         running: dict[str, Any] | None = None
         try:
@@ -140,10 +153,15 @@ class RestoreService:
         finally:
             # Also after a failure: the agent has put the old state back, which
             # is a new process, too.
+            point("swap.restored")
+            # The agent may have died while nobody lived: the next one brings the old state
+            # back. Without it a fresh kernel would start here, and take its place.
+            await self._backend.run(self._backend.finish_unfinished)
             record, _ = await self._living(kernel_id, ask=False)
             await swap.reconnected(record)
             record, running = await self._living(kernel_id)
             await swap.finish(record, running)
+            point("swap.done")
         return self._answer(result, session, running)
 
     async def _revive(

@@ -85,7 +85,7 @@ class SaveService:
         try:
             manifest = await self._backend.run(
                 self._backend.save, record, request_id=entry.job.id, on_progress=on_progress,
-                document=await self._document(record), **arguments)
+                document=await self.document_of(record), **arguments)
         except CheckpointError as error:
             self._fail(entry.job, act, error)
         except Exception as error:
@@ -95,7 +95,7 @@ class SaveService:
         else:
             self._succeed(entry.job, act, manifest)
 
-    async def _document(self, record: Record) -> dict[str, Any] | None:
+    async def document_of(self, record: Record) -> dict[str, Any] | None:
         """Return the notebook for contents managers that keep no files, else None."""
         session = await session_of_kernel(self._sessions, record.kernel_id)
         if session is None or session["type"] != "notebook":

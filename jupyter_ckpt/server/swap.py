@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import NotOurKernel
-from ..provisioner import CheckpointProvisioner, connect_to, ports_of
+from ..provisioner import CheckpointProvisioner, connect_to, connection_of, ports_of
 from ..record import Record
 from .adoption import tell_state
 from .reconnection import Reconnection
@@ -34,9 +34,7 @@ class KernelSwap:
     @property
     def connection(self) -> dict[str, Any]:
         """The ports and the key that the new process must take over."""
-        info = self._manager.get_connection_info(session=False)
-        return {key: value.decode() if isinstance(value, bytes) else value
-                for key, value in info.items()}
+        return connection_of(self._manager)
 
     @property
     def connection_file(self) -> str:

@@ -9,6 +9,7 @@ import type {
   IErrorBody,
   IJob,
   IManifest,
+  IOffer,
   IRestored,
   IRestoreOptions,
   ISaveOptions
@@ -84,6 +85,15 @@ export class CheckpointApi {
   /** Restore a checkpoint; resolves when the restored kernel answers. */
   restore(id: string, options: IRestoreOptions): Promise<IRestored> {
     return this._request('POST', ['checkpoints', id, 'restore'], options);
+  }
+
+  /** Return the sessions of a notebook that ended unplanned. */
+  offers(notebook: string): Promise<IOffer[]> {
+    return this._request('GET', ['offers'], undefined, { notebook });
+  }
+
+  async dismiss(kernelId: string): Promise<void> {
+    await this._request('DELETE', ['offers', kernelId]);
   }
 
   /** Return what runs in a kernel, with the outputs its journal holds. */

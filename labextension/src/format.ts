@@ -23,6 +23,26 @@ export function formatSeconds(seconds: number): string {
   return `${seconds.toFixed(seconds < 10 ? 2 : 0)} s`;
 }
 
+/** Return a moment as people say it: the time, with the date when it was another day. */
+export function formatMoment(moment: string, now = new Date()): string {
+  const then = new Date(moment);
+  const time = then.toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' });
+  return then.toDateString() === now.toDateString() ? time : `${then.toLocaleDateString()} ${time}`;
+}
+
+/** Return the time from one moment to a later one: `20 s`, `4 min`, `3 h`, `2 days`. */
+export function formatGap(from: string, to: string, trans: TranslationBundle): string {
+  const seconds = Math.max(0, (Date.parse(to) - Date.parse(from)) / 1000);
+  if (seconds < 60) {
+    return trans.__('%1 s', Math.floor(seconds));
+  }
+  if (seconds < 3600) {
+    return trans.__('%1 min', Math.floor(seconds / 60));
+  }
+  const hours = Math.floor(seconds / 3600);
+  return hours < 48 ? trans.__('%1 h', hours) : trans.__('%1 days', Math.floor(hours / 24));
+}
+
 /** Return the short form of a checkpoint's id. */
 export function shortId(id: string): string {
   return `${id.slice(0, 8)}…`;
@@ -45,6 +65,7 @@ export function formatTrigger(trigger: string, trans: TranslationBundle): string
     magic: '%checkpoint',
     interval: trans.__('on schedule'),
     cell: trans.__('after cells'),
+    pressure: trans.__('memory ran short'),
     shutdown: trans.__('at shutdown'),
     cull: trans.__('before cull'),
     api: trans.__('by hand')

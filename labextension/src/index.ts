@@ -9,6 +9,7 @@ import { CheckpointApi } from './api';
 import { addCommands, CommandIds, saveCheckpoint } from './commands';
 import { CheckpointEvents } from './events';
 import { CheckpointModel } from './model';
+import { watchOffers } from './offers';
 import { watchNotebooks } from './reattach/watcher';
 import { ICheckpointModel } from './tokens';
 import { SaveButton } from './toolbar';
@@ -65,4 +66,18 @@ const reattach: JupyterFrontEndPlugin<void> = {
     watchNotebooks(tracker, model)
 };
 
-export default [model, commands, reattach];
+const offers: JupyterFrontEndPlugin<void> = {
+  id: '@jupyter-ckpt/labextension:offers',
+  description: 'Tells of sessions that came back, and offers those that ended unplanned.',
+  autoStart: true,
+  requires: [INotebookTracker, ICheckpointModel],
+  optional: [ITranslator],
+  activate: (
+    app: JupyterFrontEnd,
+    tracker: INotebookTracker,
+    model: ICheckpointModel,
+    translator: ITranslator | null
+  ) => watchOffers(app, tracker, model, (translator ?? nullTranslator).load('jupyter_ckpt'))
+};
+
+export default [model, commands, reattach, offers];

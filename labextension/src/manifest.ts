@@ -102,11 +102,27 @@ export interface IActivity {
 
 /** One event of the server's event stream. */
 export interface ICheckpointEvent {
-  action: 'save' | 'restore' | 'fork' | 'delete';
+  action: 'save' | 'restore' | 'fork' | 'delete' | 'park' | 'revive' | 'offer';
   phase: 'started' | 'progress' | 'succeeded' | 'failed';
   kernel_id: string;
   job_id?: string;
   checkpoint_id?: string;
   progress?: number;
   message?: string;
+  error?: IErrorBody;
+  /** Of a session that is revived or offered: the name of its notebook. */
+  notebook?: string;
+  reason?: 'parked' | 'crash';
+  trigger?: string;
+  checkpoint_created_at?: string;
+}
+
+/** A session that ended unplanned and can be brought back. */
+export interface IOffer {
+  kernel_id: string;
+  notebook: string | null;
+  ended_at: string;
+  how: string;
+  checkpoint: string | null;
+  checkpoint_created_at: string | null;
 }

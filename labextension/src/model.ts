@@ -10,6 +10,7 @@ import type {
   ICheckpointEvent,
   IJob,
   IManifest,
+  IOffer,
   IRestored,
   IRestoreOptions,
   ISaveOptions
@@ -42,6 +43,10 @@ export class CheckpointModel implements ICheckpointModel {
 
   get restored(): ISignal<this, string> {
     return this._restored;
+  }
+
+  get told(): ISignal<this, ICheckpointEvent> {
+    return this._told;
   }
 
   isSaving(kernelId: string): boolean {
@@ -120,6 +125,16 @@ export class CheckpointModel implements ICheckpointModel {
     return this._api.notebook(id);
   }
 
+  async offers(path: string): Promise<IOffer[]> {
+    const offers = await this._api.offers(path);
+    return offers.filter(offer => offer.checkpoint !== null);
+  }
+
+  async dismiss(kernelId: string): Promise<void> {
+    await this._api.dismiss(kernelId);
+    this._changed.emit();
+  }
+
   async activity(kernelId: string): Promise<IActivity> {
     try {
       return await this._api.activity(kernelId);
@@ -155,10 +170,13 @@ export class CheckpointModel implements ICheckpointModel {
       this._report({ kernelId, action, fraction: event.progress ?? null, active: !over });
     }
     if (event.phase === 'succeeded') {
-      if (event.action === 'restore') {
+      if (event.action === 'restore' || event.action === 'revive') {
         this._restored.emit(event.kernel_id);
       }
       this._changed.emit();
+    }
+    if (over && (event.action === 'revive' || event.action === 'offer')) {
+      this._told.emit(event);
     }
   }
 
@@ -176,6 +194,7 @@ export class CheckpointModel implements ICheckpointModel {
   private _saving = new Set<string>();
   private _changed = new Signal<this, void>(this);
   private _progressed = new Signal<this, IProgress>(this);
+  private _told = new Signal<this, ICheckpointEvent>(this);
   private _restored = new Signal<this, string>(this);
 }
 

@@ -4,7 +4,15 @@
 import type * as nbformat from '@jupyterlab/nbformat';
 import { Token } from '@lumino/coreutils';
 import type { ISignal } from '@lumino/signaling';
-import type { IActivity, IManifest, IRestored, IRestoreOptions, ISaveOptions } from './manifest';
+import type {
+  IActivity,
+  ICheckpointEvent,
+  IManifest,
+  IOffer,
+  IRestored,
+  IRestoreOptions,
+  ISaveOptions
+} from './manifest';
 
 /** How far a save or a restore of one kernel has come. */
 export interface IProgress {
@@ -24,6 +32,8 @@ export interface ICheckpointModel {
   readonly progressed: ISignal<ICheckpointModel, IProgress>;
   /** Emitted with a kernel's id after that kernel was restored in place. */
   readonly restored: ISignal<ICheckpointModel, string>;
+  /** Emitted when a session came back by itself, could not, or ended unplanned. */
+  readonly told: ISignal<ICheckpointModel, ICheckpointEvent>;
 
   /** Tell whether a kernel is being saved at this moment. */
   isSaving(kernelId: string): boolean;
@@ -42,6 +52,10 @@ export interface ICheckpointModel {
   remove(id: string): Promise<void>;
   /** Return the notebook document saved with a checkpoint. */
   notebook(id: string): Promise<nbformat.INotebookContent>;
+  /** Return the sessions of a notebook that ended unplanned and can be brought back. */
+  offers(path: string): Promise<IOffer[]>;
+  /** Take the offer of a kernel's session away; its checkpoint stays. */
+  dismiss(kernelId: string): Promise<void>;
   /** Return what runs in a kernel; an unanswered or unknown kernel runs nothing. */
   activity(kernelId: string): Promise<IActivity>;
 }

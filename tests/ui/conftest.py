@@ -16,8 +16,11 @@ TESTS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TESTS))
 
 import jupyter_harness  # noqa: E402
-from jupyter_fixtures import can_checkpoint  # noqa: E402
-from jupyter_harness import Home, Server  # noqa: E402
+from jupyter_harness import (  # noqa: E402
+    Home,
+    Server,
+    can_checkpoint,
+)
 from lab_page import LabPage  # noqa: E402
 
 BUILT = TESTS.parent / "jupyter_ckpt" / "labextension"
@@ -35,13 +38,13 @@ def chromium() -> str | None:
     return next((found for name in names if name and (found := shutil.which(name))), None)
 
 
-def start_lab(home: Home, port: int | None = None) -> Server:
+def start_lab(home: Home, *arguments: str, port: int | None = None) -> Server:
     """Start a JupyterLab; on the port of another one, it is that one's successor."""
     chosen = (lambda: port) if port else jupyter_harness.free_port
     with (patch.dict(jupyter_harness.EXTENSIONS, LAB_EXTENSIONS),
           patch.object(jupyter_harness, "free_port", chosen)):
         # Before the one that may be installed in the environment.
-        return Server(home, "--LabApp.expose_app_in_browser=True",
+        return Server(home, *arguments, "--LabApp.expose_app_in_browser=True",
                       f"--LabApp.extra_labextensions_path={home.folder / 'labextensions'}")
 
 

@@ -317,7 +317,7 @@ def test_kill_of_the_server_in_mid_cell_and_the_page_goes_on(
         page.start(1)
         page.wait_text(1, "tick 3\n")
         server.kill()
-        servers.append(start_lab(home, server.port))
+        servers.append(start_lab(home, port=server.port))
         page.wait_cell(1, "c.prompt === '[2]:' && c.state === 'idle'")
         page.picture("after-kill")
         assert page.cell(1)["text"] == ALL_TICKS

@@ -59,11 +59,11 @@ export async function chooseAndRestore(
  * The kernel keeps its id and usually its connection, so nothing has to be
  * reloaded; `ICheckpointModel.restored` makes the page's cells agree with it.
  */
-async function restoreHere(
+export async function restoreHere(
   app: JupyterFrontEnd,
   panel: NotebookPanel,
   model: ICheckpointModel,
-  { manifest, withDocument }: IChoice,
+  { manifest, withDocument }: Pick<IChoice, 'manifest' | 'withDocument'>,
   trans: TranslationBundle
 ): Promise<string[]> {
   const document = withDocument ? await model.notebook(manifest.id) : null;

@@ -1,0 +1,89 @@
+"""Culling that loses nothing: an idle kernel is saved before the server ends it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any
+
+from jupyter_core.utils import ensure_async
+
+from ..faults import point
+from .lookup import record_shown
+from .park_service import ParkService
+
+POLICIES = ("save-and-stop", "stop")
+_culling: ContextVar[bool] = ContextVar("culling", default=False)
+Method = Callable[..., Awaitable[Any]]
+
+
+class Culling:
+    """Applies ``on_cull`` by wrapping two methods of a kernel manager.
+
+    Wrapping the instance (not subclassing) keeps whatever kernel manager the
+    user configured. Which kernels are idle is still its decision.
+    """
+
+    def __init__(self, parks: ParkService, kernel_manager: Any, log: logging.Logger) -> None:
+        self._parks = parks
+        self._kernels = kernel_manager
+        self._log = log
+
+    def install(self) -> None:
+        """Begin to save what is culled; a kernel manager that never culls is left alone."""
+        manager = self._kernels
+        if hasattr(manager, "cull_kernel_if_idle"):
+            manager.cull_kernel_if_idle = self._marking(manager.cull_kernel_if_idle)
+            manager.shutdown_kernel = self._saving_first(manager.shutdown_kernel)
+
+    @staticmethod
+    def _marking(method: Method) -> Method:
+        async def culled(*args: Any, **kwargs: Any) -> Any:
+            token = _culling.set(True)
+            try:
+                return await ensure_async(method(*args, **kwargs))
+            finally:
+                _culling.reset(token)
+
+        return culled
+
+    def _saving_first(self, method: Method) -> Method:
+        async def stopped(kernel_id: str, *args: Any, **kwargs: Any) -> Any:
+            if _culling.get():
+                return await self._cull(kernel_id, method)
+            return await ensure_async(method(kernel_id, *args, **kwargs))
+
+        return stopped
+
+    async def _cull(self, kernel_id: str, method: Method) -> None:
+        """End an idle kernel once it is safe; one that is not is looked at again next round."""
+        record = record_shown(self._kernels, kernel_id)
+        if record is None or not record.is_alive():
+            await ensure_async(method(kernel_id))
+            return
+        before = self._use(kernel_id)
+        parking = await self._parks.secure(record, "cull")
+        if parking is None:
+            return
+        point("cull.saved")
+        if self._use(kernel_id) != before:
+            self._log.info("Kernel %s is in use again and is not culled.", kernel_id)
+            parking.dropped()
+            return
+        if not await parking.mark():
+            return
+        try:
+            await ensure_async(method(kernel_id))
+        except BaseException:
+            await parking.undo()
+            raise
+        point("cull.stopped")
+
+    def _use(self, kernel_id: str) -> tuple[Any, ...]:
+        """Return what changes when somebody uses the kernel."""
+        if kernel_id not in self._kernels:
+            return ()
+        kernel = self._kernels.get_kernel(kernel_id)
+        connections = getattr(self._kernels, "_kernel_connections", {})
+        return (kernel.execution_state, kernel.last_activity, connections.get(kernel_id))

@@ -1,0 +1,93 @@
+"""Parking kernels on behalf of the server: before a cull, and before it ends."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+
+from ..errors import CheckpointError, DumpFailed
+from ..manifest import Manifest
+from ..record import Record
+from .backend import Backend
+from .events import Act, EventStream
+from .save_service import SaveService
+
+
+class ParkService:
+    """Saves a kernel that shall end so that its notebook brings it back."""
+
+    def __init__(
+        self, backend: Backend, events: EventStream, saves: SaveService, log: logging.Logger
+    ) -> None:
+        self._backend = backend
+        self._events = events
+        self._saves = saves
+        self._log = log
+
+    async def secure(
+        self, record: Record, trigger: str, deadline_s: float | None = None
+    ) -> Parking | None:
+        """Make sure that a checkpoint holds the kernel's state; None: do not end it.
+
+        Nothing raises for a save that failed: that is logged and told as an
+        event, and the kernel goes on.
+        """
+        act = Act(self._events, "park", uuid.uuid4().hex, record.kernel_id)
+        act.started()
+        try:
+            manifest = await self._backend.run(
+                self._backend.secure, record, trigger=trigger, deadline_s=deadline_s,
+                document=await self._saves.document_of(record))
+        except (CheckpointError, OSError) as caught:
+            error = _explained(caught)
+            self._log.error("Kernel %s could not be saved and is left running: %s %s",
+                            record.kernel_id, error.message, error.hint)
+            act.failed(error)
+            return None
+        return Parking(self._backend, act, record, manifest, self._log)
+
+
+class Parking:
+    """A kernel that is safe to end. `mark` comes just before its end, `undo` if it lives on."""
+
+    def __init__(self, backend: Backend, act: Act, record: Record, manifest: Manifest | None,
+                 log: logging.Logger) -> None:
+        self._backend, self._act, self._log = backend, act, log
+        self.record, self.manifest = record, manifest
+        """``manifest`` is None for a kernel that never did anything."""
+
+    async def mark(self) -> bool:
+        """Promise that opening the notebook brings it back; False: it must not be ended."""
+        if self.manifest is None:
+            self._act.succeeded("Nothing was done in this session, so nothing was saved.")
+            return True
+        try:
+            await self._backend.run(self._backend.mark_parked, self.manifest.id)
+        except (CheckpointError, OSError) as caught:
+            error = _explained(caught)
+            self._log.error("Kernel %s is left running: %s %s",
+                            self.record.kernel_id, error.message, error.hint)
+            self._act.failed(error)
+            return False
+        self._log.info("Kernel %s is saved as checkpoint %s; opening its notebook brings it back.",
+                       self.record.kernel_id, self.manifest.id)
+        self._act.checkpoint_id = self.manifest.id
+        self._act.succeeded()
+        return True
+
+    async def undo(self) -> None:
+        """Take the promise back: the kernel was not ended after all."""
+        if self.manifest is not None:
+            await self._backend.run(self._backend.unmark_parked, self.manifest.id)
+
+    def dropped(self) -> None:
+        """Tell that the kernel is in use again and is not ended."""
+        self._act.checkpoint_id = self.manifest.id if self.manifest else None
+        self._act.succeeded("The session is in use again and goes on.")
+
+
+def _explained(error: CheckpointError | OSError) -> CheckpointError:
+    """Return `error`, or what a disk that failed on the way means."""
+    if isinstance(error, CheckpointError):
+        return error
+    return DumpFailed(f"Saving failed: {error}.", "Check the disk, then save again.")
