@@ -52,7 +52,7 @@ def test_every_verb_has_help_json_and_described_options(verb: str) -> None:
 def test_verbs_are_the_documented_ones() -> None:
     assert sorted(VERBS) == sorted([
         "setup", "doctor", "ps", "save", "list", "show", "restore", "fork", "rename", "pin",
-        "unpin", "rm", "gc", "verify", "start", "stop", "schedule"])
+        "unpin", "rm", "gc", "verify", "quota", "encrypt", "start", "stop", "schedule"])
 
 
 def test_every_error_has_its_own_id_and_meaning() -> None:

@@ -116,6 +116,15 @@ def test_rm_and_gc_free_the_space(shell: Shell) -> None:
     assert "Nothing to free" in shell.run("gc").err
 
 
+def test_gc_frees_what_a_killed_agent_was_working_on(shell: Shell) -> None:
+    abandoned = shell.store.root / "work" / "1-1-request-abcd"  # no process began so early
+    (shell.store.root / "work").mkdir(mode=0o700)
+    (abandoned / "images").mkdir(parents=True)
+    (abandoned / "images" / "pages-1.img").write_bytes(os.urandom(100_000))
+    assert shell.run("gc", "--json").document["removed_bytes"] >= 100_000
+    assert not abandoned.exists()
+
+
 def test_rm_with_one_unknown_id_removes_nothing(shell: Shell) -> None:
     manifest = stored(shell.store, a_manifest())
     assert shell.run("rm", manifest.id, "ffffffffffff", "--json").error["code"] == 3
@@ -198,13 +207,15 @@ def test_schedule_is_set_shown_and_switched_off(shell: Shell) -> None:
     shell.kernels.add()
     ran = shell.run("schedule", KERNEL_ID[:6], "--every", "10m", "--keep", "3", "--json")
     wanted = {"kernel_id": KERNEL_ID, "every_s": 600.0, "cells": None, "keep": 3,
-              "next_due_s": 600.0, "last_automatic": None}
+              "keep_hourly": 0, "keep_daily": 0, "next_due_s": 600.0, "last_automatic": None}
     assert (ran.code, ran.document) == (0, wanted)
     assert shell.run("schedule", KERNEL_ID, "--json").document == wanted
     assert shell.kernels.calls[-1][1]["changes"] is None
-    ran = shell.run("schedule", KERNEL_ID, "--cells", "5")
+    ran = shell.run("schedule", KERNEL_ID, "--cells", "5", "--keep-hourly", "24", "--keep-daily",
+                    "1")
     assert ran.out.strip() == (
-        "Automatic checkpoints every 10m and after every 5 cells; the last 3 are kept.")
+        "Automatic checkpoints every 10m and after every 5 cells; the last 3 are kept, and the "
+        "newest of each of the last 24 hours and 1 day.")
     assert "Due in 10 min" in ran.err
     assert shell.run("schedule", KERNEL_ID, "--off").out.strip() == "No automatic checkpoints."
 

@@ -128,7 +128,9 @@ def test_demo_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
     """Interrupted when the server runs and the kernels start."""
     demo = subprocess.Popen(
         [sys.executable, "-u", "-m", "demo"], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-        env={**os.environ, "TMPDIR": str(tmp_path)}, start_new_session=True)
+        env={**os.environ, "TMPDIR": str(tmp_path)}, start_new_session=True,
+        # As from a terminal: whoever runs the tests in the background ignores it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     assert demo.stdout is not None
     assert "A Jupyter server runs" in demo.stdout.readline()
     demo.send_signal(signal.SIGINT)

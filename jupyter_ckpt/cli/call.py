@@ -105,6 +105,12 @@ class Call:
                                 "Check the folder given with --store.")
         return Store.open(self.locations.store_dir)
 
+    def new_store(self) -> Store:
+        """Open the store, made where it is missing, even one that ``--store`` names."""
+        from ..store import Store
+
+        return Store.open(self.locations.store_dir)
+
 
 def _set_json(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     ctx.ensure_object(Call).screen.as_json = value

@@ -7,6 +7,7 @@ help and usage errors come at once.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -39,6 +40,8 @@ SECTIONS: dict[str, dict[str, str]] = {
         "rm": "rm:rm",
         "gc": "gc:gc",
         "verify": "verify:verify",
+        "quota": "quota:quota",
+        "encrypt": "encrypt:encrypt",
     },
     "Set-up": {
         "setup": "setup:setup",
@@ -98,6 +101,10 @@ def main(args: Sequence[str] | None = None, *, kernels: Kernels | None = None) -
     `kernels` replaces `jupyter_ckpt.kernels`; tests use it.
     """
     words = list(sys.argv[1:] if args is None else args)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # File names need not be text: what cannot be printed is shown as an escape.
+            stream.reconfigure(errors="backslashreplace")
     # A guess until the options are read, for mistakes found while reading them.
     screen = Screen(as_json="--json" in words)
     try:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..record import all_records
 from .call import Call, verb
 from .output import plain_table
 from .places import shown_path
-from .units import age, size
+from .units import age, size, span
+
+if TYPE_CHECKING:  # costs the store, and with it every verb's help
+    from ..offers import Offer
 
 _STATE_STYLES = {"running": "green", "frozen": "yellow", "dead": "red"}
 
@@ -16,7 +19,11 @@ _STATE_STYLES = {"running": "green", "frozen": "yellow", "dead": "red"}
 @verb("ps")
 def ps(call: Call) -> None:
     """List the running kernels that can be saved."""
+    from ..offers import all_offers
+    from ..stale import sweep
+
     kernels = call.kernels.list_kernels(call.locations)
+    sweep(call.locations)
     if call.screen.as_json:
         call.screen.document(kernels)
         return
@@ -27,6 +34,23 @@ def ps(call: Call) -> None:
         call.screen.next_step("Start one", "jupyter ckpt start")
     _, problems = all_records(call.locations.runtime_dir)
     call.screen.warn(problems)
+    for offer in all_offers(call.locations.runtime_dir):
+        if offer.checkpoint is not None:
+            _print_offer(call, offer)
+
+
+def _print_offer(call: Call, offer: Offer) -> None:
+    """Tell of a session that ended unplanned, on standard error: it is no kernel."""
+    what = shown_path(offer.notebook) if offer.notebook else f"kernel {offer.kernel_id[:8]}"
+    call.screen.say(f"{what} ended {age(offer.ended_at)} ({offer.how}); its last checkpoint is "
+                    f"of {span(_older_s(offer))} before.")
+    call.screen.next_step("Bring it back", f"jupyter ckpt restore {offer.checkpoint}")
+
+
+def _older_s(offer: Offer) -> float:
+    from ..offers import seconds_of
+
+    return max(0.0, seconds_of(offer.ended_at) - seconds_of(str(offer.checkpoint_created_at)))
 
 
 def _print(call: Call, kernels: list[dict[str, Any]]) -> None:

@@ -14,6 +14,7 @@ from ..errors import (
     NotOurKernel,
     NotPossibleHere,
     RecordCorrupt,
+    SignatureInvalid,
     UsageError,
 )
 from .call import Call, verb
@@ -43,10 +44,13 @@ _SERVER_TIMEOUT_S = 1800.0
                    "back (the present ones are kept beside them), keep the present ones, or stop.")
 @click.option("--no-server", is_flag=True,
               help="Restore without a Jupyter server, even if one owns the notebook.")
+@click.option("--trust-foreign-signature", "trust", is_flag=True,
+              help="Restore a checkpoint that somebody else signed. Its code then runs with all "
+                   "your rights: only for one that you were given by somebody you trust.")
 @click.option("--wait", "wait_s", type=click.FloatRange(min=0), metavar="S",
               help="Seconds to wait for what passes by itself, as ports still in use.")
 def restore(call: Call, checkpoint: str, in_place: bool, new: bool, files: str, no_server: bool,
-            wait_s: float | None) -> None:
+            trust: bool, wait_s: float | None) -> None:
     """Bring a session back as it was.
 
     The kernel keeps its id and its notebook. If it still runs, its present
@@ -58,7 +62,7 @@ def restore(call: Call, checkpoint: str, in_place: bool, new: bool, files: str, 
     """
     if in_place and new:
         raise UsageError("--in-place and --new exclude each other.")
-    manifest = call.store.resolve(checkpoint)
+    manifest = _trusted(call, checkpoint) if trust else call.store.resolve(checkpoint)
     living = _living(call, manifest)
     server = None if no_server else _server(call, manifest, None if new else living)
     if server is not None:
@@ -66,6 +70,23 @@ def restore(call: Call, checkpoint: str, in_place: bool, new: bool, files: str, 
     else:
         result = _headless(call, manifest, new, living, files, wait_s)
     _answer(call, manifest, result)
+
+
+def _trusted(call: Call, checkpoint: str) -> Manifest:
+    """Return the checkpoint, made one's own if another key signed it.
+
+    Its chunks are proven and its manifest is signed anew: from then on it is
+    as good as one's own, for the server, too.
+    """
+    checkpoint_id = call.store.resolve_id(checkpoint)
+    try:
+        return call.store.resolve(checkpoint_id)
+    except SignatureInvalid:
+        manifest = call.store.adopt(checkpoint_id)
+    call.screen.warn([
+        f"Checkpoint {checkpoint_id} was signed by somebody else and is signed by you now: "
+        "what runs in it has all your rights."])
+    return manifest
 
 
 def _living(call: Call, manifest: Manifest) -> Record | None:
@@ -113,12 +134,16 @@ def _through(call: Call, server: RunningServer, manifest: Manifest, new: bool, f
 
 def _headless(call: Call, manifest: Manifest, new: bool, living: Record | None, files: str,
               wait_s: float | None) -> dict[str, Any]:
+    from ..parking import unmark
+
     if not new:
         with call.screen.progress("Restoring") as on_progress:
             found = call.kernels.restore(
                 call.locations, manifest, kernel_id=str(manifest.kernel["id"]),
                 in_place=living is not None, files=files, notebook=_notebook(manifest),
                 on_progress=on_progress, wait_s=wait_s)
+        if manifest.parked:  # it is back: opening its notebook starts no second one
+            unmark(call.locations, manifest.id)
         told = bring_back(call.store, manifest, _notebook(manifest))
         return {**found, "warnings": [*told, *(found.get("warnings") or ())]}
     # A second kernel does not take the notebook over from the first.

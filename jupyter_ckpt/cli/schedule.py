@@ -19,9 +19,14 @@ from .units import age, span
 @click.option("--keep", type=int, metavar="N",
               help="How many automatic checkpoints stay (5, unless said otherwise); older ones "
                    "are removed, but never one that has a name, is pinned or was made by hand.")
+@click.option("--keep-hourly", type=int, metavar="N",
+              help="Keep besides the newest of each of the last N hours that have one.")
+@click.option("--keep-daily", type=int, metavar="N",
+              help="Keep besides the newest of each of the last N days that have one.")
 @click.option("--off", is_flag=True, help="No automatic checkpoints any more.")
 def schedule(
-    call: Call, kernel: str, every: str | None, cells: int | None, keep: int | None, off: bool
+    call: Call, kernel: str, every: str | None, cells: int | None, keep: int | None,
+    keep_hourly: int | None, keep_daily: int | None, off: bool,
 ) -> None:
     """Save a session by itself, by time or by cells.
 
@@ -29,7 +34,8 @@ def schedule(
     schedule belongs to the session: it outlives servers and comes back with a
     restore.
     """
-    given = {"every": every, "cells": cells, "keep": keep, "off": off or None}
+    given = {"every": every, "cells": cells, "keep": keep, "keep_hourly": keep_hourly,
+             "keep_daily": keep_daily, "off": off or None}
     changes = {name: value for name, value in given.items() if value is not None}
     wanted = read_changes(changes) if changes else None
     record = call.kernels.find_kernel(call.locations, kernel)
