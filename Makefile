@@ -2,6 +2,9 @@
 #   make demo    the main job, end to end, on notebooks/long_job.ipynb
 #   make test    every test       make check   linters and types only
 #   make lab     JupyterLab with the extension on the example notebooks
+#   make fuzz    a million odd inputs, about 15 minutes (FUZZ_ARGS="--inputs N")
+#   make soak    20 minutes of load, saves and kill -9, into RESULTS.md
+#   make faults  every fault at every step, in root and rootless mode, into RESULTS.md
 #   make bench   speed and size beside plain CRIU, into benchmarks/RESULTS.md
 
 SHELL := /bin/bash
@@ -17,8 +20,11 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 SUDO := $(shell [ $$(id -u) = 0 ] || echo sudo)
 PYTEST_ARGS ?=
+FUZZ_ARGS ?=
+FAULTS_ARGS ?= --publish
+SOAK_ARGS ?= --record
 
-.PHONY: demo test check lab bench setup docs clean
+.PHONY: demo test check lab bench faults fuzz soak setup docs clean
 demo: setup
 	$(BIN)/python -m demo
 
@@ -35,6 +41,17 @@ lab: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+fuzz: setup
+	$(BIN)/pip install -q -e '.[test,fuzz]'
+	nice $(BIN)/python tests/fuzz $(FUZZ_ARGS)
+
+# FAULTS_ARGS="--case ID" plays one case, "--shard 1/2" half of them, "--list" none.
+faults: setup
+	PYTHONPATH=tests $(BIN)/python -m faults $(FAULTS_ARGS)
+
+soak: setup
+	$(BIN)/python tests/soak/run.py $(SOAK_ARGS)
 
 docs: setup
 	$(BIN)/python docs/generate.py

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from demo.home import Home
 
-from . import report, server_start
+from . import report, schedule, server_start
 from .figures import Results, Row
 from .ours import Ours
 from .plain import Plain
@@ -131,13 +131,19 @@ class Benchmark:
         plain.end()
 
 
+    def schedule(self) -> None:
+        """Watch a session under a schedule, idle and busy."""
+        schedule.measure(self.results, self._folder("schedule"), self.home.env, self.tell)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the parts that were asked for; print the table and append it to RESULTS.md."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--title", default="make bench")
     parser.add_argument("--no-append", action="store_true", help="leave RESULTS.md alone")
-    parser.add_argument("parts", nargs="*", metavar="PART", help="1gb, 200mb, pool, server")
+    parser.add_argument("parts", nargs="*", metavar="PART",
+                        help="1gb, 200mb, pool, server, schedule")
     options = parser.parse_args(argv)
     console = Console(highlight=False, width=max(Console().width, 120))
     if os.geteuid() != 0:
@@ -156,6 +162,7 @@ def main(argv: list[str] | None = None) -> int:
             "200mb": lambda: benchmark.session("200 MB", 200),
             "pool": benchmark.pool,
             "server": lambda: server_start.measure(benchmark.results, options.rounds),
+            "schedule": benchmark.schedule,
         }
         for name in options.parts or parts:
             parts[name]()

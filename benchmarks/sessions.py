@@ -21,8 +21,13 @@ READ_WATCH = "print(_longest_gap[0])"
 
 
 def mixed(megabytes: int) -> str:
+    """Return code that fills memory like `filled`, and watches for pauses."""
+    return _WATCH + filled(megabytes)
+
+
+def filled(megabytes: int) -> str:
     """Return code that fills memory: half noise, 30% compressible, 20% Python objects."""
-    return _WATCH + f"""
+    return f"""
 import numpy as np
 noise = np.random.default_rng(1).random({megabytes} * 62_500)
 table = np.arange({megabytes} * 37_500) // 1000
@@ -30,6 +35,18 @@ records = [{{"id": n, "name": f"item {{n}}", "tags": [n % 7, n % 11]}}
            for n in range({megabytes} * 520)]
 """
 
+
+REWRITE = """
+import threading, time
+def _rewrite():
+    source, part, place = np.random.default_rng(3), noise.size // 100, 0
+    while True:
+        noise[place:place + part] = source.random(part)
+        place = (place + part) % (part * 100)
+        time.sleep(0.05)
+threading.Thread(target=_rewrite, daemon=True).start()
+"""
+"""Has a thread write all of the noise anew every 5 to 10 s, in a session that is `filled`."""
 
 SMALL_CHANGE = """
 noise[1000:2000] = 0

@@ -1,0 +1,188 @@
+"""The acts that faults strike: what is asked, what is promised, what a retry asks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+import uuid
+from typing import Any
+
+from jupyter_ckpt import kernels
+from jupyter_ckpt.errors import CheckpointError
+
+from . import acts
+from .matrix import Case
+from .plan import Plan
+from .session import Session
+
+Call = tuple[str, dict[str, Any]]
+END_DEADLINE_S = 15.0
+REPLACED_FROM = ("restore.stopped", "restore.boxed", "restore.files-back", "restore.edited",
+                 "restore.running", "restore.told", "restore.recorded")
+
+
+class Operation:
+    """One act on `session`, tried twice at most."""
+
+    ends_session = False
+
+    def __init__(self, session: Session, plan: Plan, base: str) -> None:
+        self.session, self.plan, self.base = session, plan, base
+        self.place = session.place
+        self.token = session.mark()
+        self.tokens = {self.token}
+        """The states that the session may be in afterwards."""
+        self.promised: set[str] = set()
+        """Checkpoints that an answer named."""
+        self.failures = 0
+
+    def call(self) -> Call:
+        """Return what is asked now; a second call is the retry."""
+        raise NotImplementedError
+
+    def answered(self, answer: dict[str, Any]) -> None:
+        """Note what an answer promises."""
+
+    def attempt(self) -> None:
+        """Ask in this process. Raises `CheckpointError`."""
+        name, arguments = self.call()
+        self.answered(acts.ACTS[name](self.place.locations, **arguments))
+
+    def kernel_stays(self, case: Case) -> bool:
+        """Tell whether the session runs while somebody stands still at the case's step."""
+        return True
+
+
+class Save(Operation):
+    def call(self) -> Call:
+        return "save", {"kernel_id": self.session.kernel_id, "note": "a case"}
+
+    def answered(self, answer: dict[str, Any]) -> None:
+        self.promised.add(answer["id"])
+
+
+class BesideIt(Operation):
+    """Makes another kernel. A file that grows meanwhile cannot be had by both."""
+
+    def __init__(self, session: Session, plan: Plan, base: str) -> None:
+        super().__init__(session, plan, base)
+        session.stop_writing()
+
+
+class RestoreNew(BesideIt):
+    def call(self) -> Call:
+        return "restore", {"checkpoint": self.base, "kernel_id": str(uuid.uuid4()),
+                           "in_place": False}
+
+
+class RestoreInPlace(Operation):
+    def __init__(self, session: Session, plan: Plan, base: str) -> None:
+        super().__init__(session, plan, base)
+        self.saved = acts.save(self.place.locations, session.kernel_id, "before")["id"]
+        self.later = session.mark()
+        self.tokens = {self.token, self.later}
+
+    def call(self) -> Call:
+        return "restore", {"checkpoint": self.saved, "kernel_id": self.session.kernel_id,
+                           "in_place": self.session.is_alive()}
+
+    def answered(self, answer: dict[str, Any]) -> None:
+        self.tokens = {self.token}
+        if answer.get("saved_before"):
+            self.promised.add(answer["saved_before"])
+
+    def kernel_stays(self, case: Case) -> bool:
+        return case.point not in REPLACED_FROM and case.who != "restore"
+
+
+class Launch(Operation):
+    def call(self) -> Call:
+        return "launch", {"kernel_id": str(uuid.uuid4()), "cwd": str(self.place.work),
+                          "env": self.place.kernel_environment()}
+
+
+class TakeOver(Operation):
+    """An agent died before; the next one suffers."""
+
+    def __init__(self, session: Session, plan: Plan, base: str) -> None:
+        super().__init__(session, plan, base)
+        kill_agent(session)
+
+    def call(self) -> Call:
+        return "take_over", {"kernel_id": self.session.kernel_id}
+
+
+class Recover(RestoreInPlace):
+    """An agent died after it had stopped a kernel; who brings it back suffers."""
+
+    def __init__(self, session: Session, plan: Plan, base: str) -> None:
+        super().__init__(session, plan, base)
+        before = {one.id for one in self.place.store.manifests()}
+        plan.arm(point="restore.stopped", act="kill", program="kernel_agent")
+        with contextlib.suppress(CheckpointError):
+            self._ask_agent()
+        plan.disarm()
+        self.tokens = {self.later}
+        self.safety = {one.id for one in self.place.store.manifests()} - before
+        self._asked = False
+
+    def _ask_agent(self) -> None:
+        """Ask the agent itself: another client would start the next one when it dies."""
+        locations = self.place.locations
+        kernels.AgentClient(locations.folder(self.session.kernel_id)).act("restores", {
+            "checkpoint": self.saved, "store": str(locations.store_dir)})
+
+    def call(self) -> Call:
+        if not self._asked:
+            self._asked = True
+            return "look", {}
+        # Not brought back: its state lies in the store, and is restored by hand.
+        (safety,) = self.safety
+        return "restore", {"checkpoint": safety, "kernel_id": self.session.kernel_id,
+                           "in_place": False}
+
+    def answered(self, answer: dict[str, Any]) -> None:
+        if not self.session.is_alive():
+            raise CheckpointError("The session was not brought back.")
+
+    def kernel_stays(self, case: Case) -> bool:
+        return False
+
+
+class Fork(BesideIt):
+    def call(self) -> Call:
+        return "fork", {"kernel_id": self.session.kernel_id}
+
+
+class End(Operation):
+    """The kernel ends by itself, and its agent buries it."""
+
+    ends_session = True
+
+    def attempt(self) -> None:
+        record = self.session.record
+        assert record.kernel is not None and record.agent is not None
+        os.kill(record.kernel.pid, signal.SIGKILL)
+        deadline = time.monotonic() + END_DEADLINE_S
+        while record.agent.is_alive():
+            if time.monotonic() > deadline:
+                raise CheckpointError("The agent did not end with its kernel.")
+            time.sleep(0.01)
+
+    def kernel_stays(self, case: Case) -> bool:
+        return False
+
+
+OPERATIONS: dict[str, type[Operation]] = {
+    "save": Save, "restore-new": RestoreNew, "restore-in-place": RestoreInPlace,
+    "launch": Launch, "take-over": TakeOver, "recover": Recover, "fork": Fork, "end": End}
+
+
+def kill_agent(session: Session) -> None:
+    agent = session.record.agent
+    assert agent is not None
+    os.kill(agent.pid, signal.SIGKILL)
+    while agent.is_alive():
+        time.sleep(0.002)
