@@ -2,8 +2,9 @@
 
 ``docs/reference/cli.md`` comes from the commands themselves, ``errors.md`` from
 the error tree, ``rest.md`` from routes and event schema, ``configuration.md``
-from the traits, ``manifest.md`` from the manifest's fields. ``--check`` writes
-nothing and exits 1 when a page is not what the code says; a test does the same.
+from the traits, ``manifest.md`` from the manifest's fields,
+``what-cannot-be-saved.md`` from the preflight's list. ``--check`` writes nothing
+and exits 1 when a page is not what the code says; a test does the same.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import yaml
 
 from jupyter_ckpt import errors, native_build
 from jupyter_ckpt.cli.main import SECTIONS, cli
+from jupyter_ckpt.engine.unsupported import ALL_MODES, UNSUPPORTED
 from jupyter_ckpt.errors import CheckpointError, error_classes
 from jupyter_ckpt.handlers import ROUTES, CheckpointHandler
 from jupyter_ckpt.manifest import FORMAT, Manifest
@@ -115,6 +117,7 @@ is a terminal. Sizes in JSON are bytes, times are seconds or UTC ISO 8601.
 | `JUPYTER_RUNTIME_DIR` | holds connection files and, in its folder `ckpt`, the running kernels |
 | `JUPYTER_CKPT_CRIU` | the criu program to use |
 | `JUPYTER_CKPT_MODE` | `auto`, `root`, `rootless`, `caps` or `none`: forces a privilege mode |
+| `JUPYTER_CKPT_KEY_FILE` | the key file of an encrypted store, instead of the remembered one |
 | `JUPYTER_CKPT_DEBUG` | `1` shows the traceback of an unexpected error |
 | `NO_COLOR` | set to anything: no colours |
 """
@@ -124,8 +127,8 @@ _JSON = {
     "save": f"{_MANIFEST}.",
     "list": "a list of manifests, newest first.",
     "show": f"{_MANIFEST}.",
-    "schedule": "`{kernel_id, every_s, cells, keep, next_due_s, last_automatic}`; "
-                "`last_automatic` is null or `{at, id, error}`.",
+    "schedule": "`{kernel_id, every_s, cells, keep, keep_hourly, keep_daily, next_due_s, "
+                "last_automatic}`; `last_automatic` is null or `{at, id, error}`.",
     "restore": "`{kernel_id, connection_file, server_url, notebook, warnings}`; `server_url` "
                "is null without a server.",
     "fork": "a list of `{kernel_id, connection_file}`.",
@@ -139,6 +142,7 @@ _JSON = {
     "rm": "`{removed}`, a list of ids.",
     "gc": "`{removed_chunks, removed_bytes}`.",
     "verify": "`{checked, bad: [{id, reason}]}`.",
+    "encrypt": "`{store, key_file}`.",
     "setup": "what was found or made: `{criu, mode, ...}`.",
     "doctor": "`{process, mode, criu: {path, version}, problems}` and more.",
 }
@@ -193,9 +197,10 @@ _ANSWERS = {
         "execution_count, code, outputs}`; `recent` lists the last cells with their outputs. "
         "All are null or empty for kernels of other languages than Python.",
     "GET kernels/<kernel_id>/schedule":
-        "200: `{kernel_id, every_s, cells, keep, next_due_s, last_automatic}`. `every_s`, "
-        "`cells` and `keep` are null without a schedule, `next_due_s` is null unless it goes by "
-        "time; `last_automatic` is null or `{at, id, error}` with either `id` or `error` null.",
+        "200: `{kernel_id, every_s, cells, keep, keep_hourly, keep_daily, next_due_s, "
+        "last_automatic}`. What belongs to a schedule is null without one, `next_due_s` is null "
+        "unless it goes by time; `last_automatic` is null or `{at, id, error}` with either `id` "
+        "or `error` null.",
     "PUT kernels/<kernel_id>/schedule": "200: what GET answers.",
     "POST kernels/<kernel_id>/fork":
         "200: a list of `{kernel_id, connection_file, notebook, session}`.",
@@ -204,6 +209,9 @@ _ANSWERS = {
     "GET checkpoints/<id>": "200: a [manifest](manifest.md).",
     "PATCH checkpoints/<id>": "200: the changed [manifest](manifest.md).",
     "DELETE checkpoints/<id>": "204, without a body.",
+    "GET offers": "200: a list of `{kernel_id, notebook, ended_at, how, checkpoint, "
+                  "checkpoint_created_at}`; `checkpoint` is null for a session that had none.",
+    "DELETE offers/<kernel_id>": "204, without a body; 404 when there is no such offer.",
     "GET checkpoints/<id>/notebook": "200: the notebook document (nbformat JSON); 404 without one.",
     "POST checkpoints/<id>/restore":
         "200, when the kernel lives: `{kernel_id, connection_file, server_url, notebook, session, "
@@ -240,7 +248,8 @@ def rest_page() -> str:
 
 def _route_path(pattern: str) -> str:
     path = pattern.removeprefix("api/ckpt/")
-    for start, name in (("kernels/", "kernel_id"), ("jobs/", "job_id"), ("checkpoints/", "id")):
+    for start, name in (("kernels/", "kernel_id"), ("jobs/", "job_id"),
+                        ("offers/", "kernel_id"), ("checkpoints/", "id")):
         path = path.replace(start + _GROUP, f"{start}<{name}>")
     return path
 
@@ -283,6 +292,29 @@ def _events() -> str:
         "| field | type | present | meaning |", "|---|---|---|---|", *rows, ""])
 
 
+# -- what-cannot-be-saved.md -------------------------------------------------------
+
+_UNSUPPORTED_INTRODUCTION = """\
+Before every save, and before anything is stopped, the session's processes are looked through.
+What CRIU cannot save is named with the process and the descriptor or mapping that it belongs to
+(error `cannot-be-saved`, exit code 5), and the session goes on untouched. The tests try
+these things with CRIU itself; [what is saved](../explanation/what-is-saved.md) is the other side.
+"""
+
+
+def unsupported_page() -> str:
+    """Return the page about what stands in the way of a save."""
+    rows = []
+    for each in UNSUPPORTED.values():
+        modes = "every" if each.modes == ALL_MODES else ", ".join(
+            f"`{mode}`" for mode in ("root", "rootless", "caps") if mode in each.modes)
+        words = {"pid": "N", "process": "NAME"}
+        rows.append(f"| {each.what.format('...', **words)} | {modes} "
+                    f"| {each.advice.format('...', **words)} |")
+    return "\n".join([_NOTICE, "# What cannot be saved\n", _UNSUPPORTED_INTRODUCTION,
+                      "| a process | mode | what to do |", "|---|---|---|", *rows, ""])
+
+
 # -- configuration.md ------------------------------------------------------------
 
 _CONFIGURATION_INTRODUCTION = """\
@@ -298,6 +330,8 @@ _ENVIRONMENT = """\
 | `JUPYTER_RUNTIME_DIR` | holds connection files and, in its folder `ckpt`, the running kernels |
 | `JUPYTER_CKPT_CRIU` | the criu program to use; `setup` judges it and never replaces it |
 | `JUPYTER_CKPT_MODE` | `auto`, `root`, `rootless`, `caps` or `none`: forces a privilege mode |
+| `JUPYTER_CKPT_FILE_LIMIT` | files open for writing are saved up to this size (default: `4G`) |
+| `JUPYTER_CKPT_KEY_FILE` | the key file of an encrypted store, instead of the remembered one |
 | `JUPYTER_CKPT_DEBIAN_MIRROR` | the Debian mirror from which `setup` fetches CRIU |
 | `JUPYTER_CKPT_DEBUG` | `1` shows the traceback of an unexpected error of the command line |
 
@@ -342,8 +376,9 @@ _FIELDS = {
     "pinned": "whether it is kept until it is removed by hand",
     "parent": "id of the checkpoint this kernel was last saved to or restored from, or null",
     "trigger": "who asked: `manual` (command line), `magic`, `api` (server, fork, the copy made "
-               "before a restore in place), `shutdown`, or the kernel's schedule: `interval` and "
-               "`cell`; `cull` is reserved",
+               "before a restore in place), `shutdown` and `cull` (the server, before it "
+               "ended the kernel), or the kernel's schedule: `interval`, `cell` and `pressure` "
+               "(memory ran short)",
     "engine": "`process`; `variables` is reserved",
     "mode": "privilege mode of the kernel: `root`, `rootless` or `caps`",
     "notebook": "`{path, sha256}` of the document saved along, or null",
@@ -357,6 +392,10 @@ _FIELDS = {
              "`saved` are in the checkpoint, under the name `content`",
     "host": "`{hostname, machine, kernel_release, cpu_model, boot_id, uid, gid, criu_version}`",
     "warnings": "sentences for a person",
+    "parked": "whether its kernel was ended right after this save: opening its notebook brings "
+              "the session back",
+    "purpose": "why it was made by itself: `before-restore` (the state that a restore in place "
+               "replaced), `fork`, or null",
 }
 
 
@@ -379,7 +418,8 @@ signature: see [the store](../explanation/store-format.md).
 """
 
 PAGES = {"cli.md": cli_page, "errors.md": errors_page, "rest.md": rest_page,
-         "configuration.md": configuration_page, "manifest.md": manifest_page}
+         "configuration.md": configuration_page, "manifest.md": manifest_page,
+         "what-cannot-be-saved.md": unsupported_page}
 
 
 def main(check: bool = False) -> int:
