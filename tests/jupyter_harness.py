@@ -6,6 +6,7 @@ and its notebooks, as the servers of one user do.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -31,6 +32,8 @@ from jupyter_ckpt.server.events import SCHEMA_ID
 TOKEN = "a-token-for-tests"
 EXTENSIONS = {"jupyter_ckpt": True, "jupyterlab": False, "jupyter_lsp": False,
               "notebook_shim": False, "jupyter_server_terminals": False}
+SLICE_S = 5.0
+"""Shorter than the server's ping interval: `recv` answers pings and goes on waiting."""
 T = TypeVar("T")
 
 
@@ -221,11 +224,9 @@ class Channel:
         """Yield messages until the deadline, then fail."""
         deadline = time.monotonic() + timeout_s
         while (left := deadline - time.monotonic()) > 0:
-            self.socket.settimeout(left)
-            try:
+            self.socket.settimeout(min(left, SLICE_S))
+            with contextlib.suppress(websocket.WebSocketTimeoutException):
                 yield json.loads(self.socket.recv())
-            except websocket.WebSocketTimeoutException:
-                break
         raise AssertionError(f"no more messages within {timeout_s:g} s")
 
     def wait_text(self, message_id: str, text: str, timeout_s: float = 60.0) -> None:

@@ -186,6 +186,27 @@ def test_restore_of_another_kernels_checkpoint_takes_over_ports_and_key(
     assert channel.run("print(x + 1)") == "6"
 
 
+def test_cell_that_prints_while_the_key_changes_is_heard_to_its_end(
+    real_home: Home, start: StartServer
+) -> None:
+    server, kernel_id, channel = started(real_home, start)
+    cell = channel.send("import time\nfor i in range(1500):\n    print('line', i, flush=True)\n"
+                        "    time.sleep(0.001)\nprint('the end')")
+    channel.wait_text(cell, "line 20\n")
+    saved = server.save(kernel_id)["result"]
+    session = server.ok("GET", "/api/sessions")[0]
+    assert server.request("DELETE", f"/api/sessions/{session['id']}").status_code == 204
+
+    fresh = server.open_session("a.ipynb")["kernel"]["id"]
+    channel = server.connect(fresh)
+    channel.run("x = 'fresh'")
+    restore(server, saved["id"], "in-place", kernel_id=fresh)
+    # Whatever it says before it has the other key would be refused, and a websocket that
+    # meets a bad signature hears nothing any more.
+    channel.wait_text(cell, "the end")
+    assert channel.run("print(i)") == "1499"
+
+
 def test_restore_in_place_without_kernel_opens_a_session_with_its_id(
     home: Home, start: StartServer
 ) -> None:

@@ -18,6 +18,7 @@ from .journal import Journal
 from .link import Link
 from .mainthread import MainThread, in_thread
 from .schedule import CellCount, FailureNews
+from .signature import Signature
 from .silence import Deadline, Silence
 from .variables import largest_variables
 from .waiter import Waiter
@@ -36,6 +37,7 @@ class Session:
         self.journal = Journal(shell)
         self.history: History | None = None
         self.identity = Identity(shell.kernel)
+        self.signature = Signature(shell.kernel.session)
         self.on_checkpoint = Hooks("checkpoint")
         self.on_restore = Hooks("restore")
         self.silence = Silence()
@@ -143,6 +145,7 @@ class Session:
         except BaseException:
             self._end_silence()
             raise
+        self.signature.hold()
         self._ticks, self.link.ticking = 0, True
         self._answered = (f"quiesce {request_id}", answer)
         return answer
@@ -177,9 +180,10 @@ class Session:
         if op.get("epoch") is not None and self._answered[0] == key:
             return self._answered[1]
         self.epoch = int(op.get("epoch") or self.epoch + 1)
+        warnings = self.identity.renew(op) + self._move(op.get("runtime"))
+        self.signature.release()
         if self.history is not None:
             in_thread(self.history.renew, DEADLINE_S)
-        warnings = self.identity.renew(op) + self._move(op.get("runtime"))
         self._end_silence()
         try:
             seconds = float(op.get("deadline_s") or DEADLINE_S)
@@ -213,6 +217,7 @@ class Session:
 
     def _end_silence(self) -> None:
         self.link.ticking = False
+        self.signature.release()
         self.silence.release()
         if self.history is not None:
             in_thread(self.history.release, DEADLINE_S)
