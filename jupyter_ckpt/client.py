@@ -22,6 +22,8 @@ from .protocol import SOCKET_NAME, Job, checked_kernel_id
 OnProgress = Callable[[Job], None]
 POLL_S = 0.02
 START_DEADLINE_S = 30.0
+ASKER = secrets.token_hex(8)
+"""What this process calls itself in the acts it asks for; see `Job.asker`."""
 POLL_TIMEOUT_S = 15.0
 """For questions that every agent answers from memory, however long its acts take."""
 _REQUEST_TIMEOUT_S = 60.0
@@ -89,7 +91,8 @@ class AgentClient:
 
     def put(self, kind: str, request_id: str, body: dict[str, Any]) -> Job:
         """Ask for an act; asking again with the same id is harmless."""
-        return Job.from_dict(self.request("PUT", f"/{kind}/{request_id}", body))
+        return Job.from_dict(self.request(
+            "PUT", f"/{kind}/{request_id}", {"asker": ASKER, **body}))
 
     def job(self, kind: str, request_id: str, store: str | None = None) -> Job:
         """Return a job; raise `JobNotFound` when it was neither asked for nor done.

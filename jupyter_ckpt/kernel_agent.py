@@ -106,6 +106,7 @@ def _serve(folder: Path, tools: Tools, told: int, place: Place) -> None:
     deadline = time.monotonic() + 9
     while not server.routes.jobs.idle and time.monotonic() < deadline:
         time.sleep(0.01)
+    server.routes.news.end()
     server.drain(timeout_s=2)
     server.socket.close()
     if place.is_ours():

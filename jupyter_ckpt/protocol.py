@@ -11,6 +11,7 @@ another agent when the first one has died (what an act made tells: see
 ``PUT /launches/<request_id>``          start a kernel (an agent without one)
 ``PUT /checkpoints/<request_id>``       save; also ``GET``; ``DELETE`` cancels
 ``PUT /restores/<request_id>``          restore into this agent; also ``GET``
+``GET /events``                         a JSON line for each job that begins, gets on or ends
 ``GET /running``                        the cell that runs now, with its outputs
 ``POST /session``                       note what notebook the kernel belongs to
 ``GET|PUT /schedule``                   when checkpoints are made by themselves
@@ -89,6 +90,8 @@ class Job:
     result: dict[str, Any] | None = None
     error: CheckpointError | None = None
     warnings: list[str] = field(default_factory=list)
+    asker: str = ""
+    """What its caller calls itself; whoever asked tells of it, others listen."""
 
     def enter(self, state: str) -> None:
         """Begin a stage; `state` is one of `STATES`. It is logged with its time."""
@@ -110,6 +113,7 @@ class Job:
             "result": self.result,
             "error": self.error.to_dict() if self.error else None,
             "warnings": list(self.warnings),
+            "asker": self.asker,
         }
 
     @classmethod
@@ -128,11 +132,12 @@ class Job:
             result=data.get("result"),
             error=from_dict(error) if error else None,
             warnings=list(data.get("warnings", ())),
+            asker=str(data.get("asker", "")),
         )
 
 
 _JOB_SHAPE = {
     "id": str, "kind": str, "state": str, "phase?": str, "result?": (dict, None),
     "progress?": ({"done_bytes?": int, "total_bytes?": int}, None), "error?": (dict, None),
-    "warnings?": [str],
+    "warnings?": [str], "asker?": str,
 }

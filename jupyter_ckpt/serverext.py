@@ -71,8 +71,8 @@ class CheckpointApp(ExtensionApp):
         Written into the store when the server starts (default: it stays as
         'jupyter ckpt quota' has set it).""")
     agent_check_s = Float(60.0, min=0.0, config=True, help="""How often, in seconds, the
-        server looks whether the agents of kernels that have a schedule live, and starts those that
-        do not (0: never).""")
+        server looks for kernels that were started without it, to listen to their agents. An agent
+        that dies is replaced at once (0: the server neither listens nor replaces).""")
     on_shutdown = Enum(POLICIES, "stop", config=True, help="""What becomes of the kernels when the
         server is shut down: 'save-and-stop' (opening a notebook later brings its session back),
         'leave-running' (the next server in the same folder shows them again) or 'stop'.""")
@@ -105,7 +105,6 @@ class CheckpointApp(ExtensionApp):
         self.backend.schedule = self._default_schedule()
         self.backend.on_crash = self.on_crash
         self._set_quota()
-        self.watch = AgentWatch(self.backend, self.log, self.agent_check_s)
         backends.use(self.backend)
         documents = Documents(app.contents_manager)
         self.settings[SETTINGS_KEY] = self._services(documents)
@@ -114,6 +113,7 @@ class CheckpointApp(ExtensionApp):
         self._become_default()
         # Before the journal: what adoption recreates stands in the records already.
         self._adopt()
+        self.watch = AgentWatch(self.backend, self.backend.events, self.log, self.agent_check_s)
         self.journal.install()
         self.backend.session_of = self.journal.session_of
         if self.on_cull == "save-and-stop":

@@ -189,6 +189,7 @@ backend.kernels = server_fakes
 backend.AgentClient = server_fakes.FakeAgentClient
 backend.parking.secure = server_fakes.secure
 backend.Backend.require_process_checkpoints = lambda self: None
+c.CheckpointApp.agent_check_s = 0  # there are no agents
 """
 """Put into a server's configuration file, this gives it the stand-in."""
 

@@ -89,6 +89,7 @@ def test_save_in_progress_blocks_nobody(fake_home: Home, start: StartServer) -> 
 def test_job_is_known_to_the_next_server(home: Home, start: StartServer) -> None:
     server, kernel_id, _ = started(home, start)
     job = server.save(kernel_id)
+    assert job["state"] == "done", job["error"]
     server.kill()
     found = start(home).ok("GET", f"/api/ckpt/jobs/{job['id']}")
     assert (found["state"], found["kernel_id"], found["kind"]) == ("done", kernel_id, "save")

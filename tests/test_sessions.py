@@ -137,7 +137,7 @@ def test_running_cell_saved_midway_finishes_by_itself(shell: Shell) -> None:
     restored = shell.ckpt("restore", saved["id"], "--no-server")
 
     talker = Talker(restored["connection_file"], wait=False)
-    text = talker.collect(cell, lambda text: "!" in text)
+    text = talker.collect(cell, lambda text: "!\n" in text)
     assert text.endswith(f"sum {sum(i * i for i in range(60))}!\n")
     assert "step 59;" in text
     talker.close()

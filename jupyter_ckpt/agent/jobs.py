@@ -35,6 +35,8 @@ class JobTable:
         self._queue: queue.SimpleQueue[tuple[Job, Act]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._busy = 0
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when a job was asked for, began or ended."""
         self.turn = threading.Lock()
         """Held while an act runs. Who takes it may talk to the kernel: no dump begins."""
         threading.Thread(target=self._run, name="jobs", daemon=True).start()
@@ -43,19 +45,23 @@ class JobTable:
     def idle(self) -> bool:
         return self._busy == 0
 
-    def put(self, kind: str, request_id: str, act: Act) -> Job:
-        """Queue `act` under an id, or return the job that has the id already."""
+    def put(self, kind: str, request_id: str, act: Act, asker: str = "") -> Job:
+        """Queue `act` under an id, or return the job that has the id already.
+
+        `asker` is what its caller calls itself.
+        """
         with self._lock:
             known = self._jobs.get((kind, request_id))
             if known is not None:
                 return known
-            job = self._jobs[kind, request_id] = Job(request_id, kind)
+            job = self._jobs[kind, request_id] = Job(request_id, kind, asker=asker)
             if self._busy:
                 job.phase = "waiting for another request to end"
             self._busy += 1
             for old in [k for k, j in self._jobs.items() if j.finished][:-KEPT_JOBS]:
                 del self._jobs[old]
         self._queue.put((job, act))
+        self.on_change()
         return job
 
     def get(self, kind: str, request_id: str) -> Job:
@@ -73,6 +79,7 @@ class JobTable:
         with self._lock:
             if job.state == "queued":
                 _fail(job, Cancelled("The request was cancelled before it began."))
+                self.on_change()
                 return job
         if job.finished:
             return job
@@ -84,6 +91,7 @@ class JobTable:
             try:
                 with self.turn:
                     self._run_one(job, act)
+                self.on_change()
                 _give_memory_back()
             finally:
                 with self._lock:
@@ -94,6 +102,7 @@ class JobTable:
             if job.finished:
                 return
             job.state, job.phase = "quiescing", ""
+        self.on_change()
         try:
             result = act(job)
         except CheckpointError as error:

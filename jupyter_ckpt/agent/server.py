@@ -22,6 +22,7 @@ from ..protocol import MAX_BODY_BYTES, REQUEST_TIMEOUT_S, SOCKET_NAME, Job, chec
 from . import questions
 from .core import Agent
 from .jobs import JobTable
+from .news import News
 from .replacing import recover, restore
 from .requests import check_epoch, done
 from .saving import save
@@ -41,6 +42,7 @@ class Routes:
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
         self.jobs = JobTable()
+        self.news = News(self.jobs)
         if agent.unfinished is not None:
             self.jobs.put("restores", f"recover-{agent.unfinished.recover}",
                           partial(recover, agent))
@@ -103,7 +105,8 @@ class Routes:
             check_epoch(self.agent, body, request_id)
             return self._acts[kind](body, job)
 
-        return self.jobs.put(kind, request_id, act)
+        asker = body.get("asker")
+        return self.jobs.put(kind, request_id, act, asker if isinstance(asker, str) else "")
 
     def _act(self, path: str, body: dict[str, Any]) -> Answer:
         if path == "/interrupt":
@@ -134,6 +137,8 @@ class _Handler(BaseHTTPRequestHandler):
     server: AgentServer
 
     def _serve(self) -> None:
+        if (self.command, self.path) == ("GET", "/events"):
+            return self._stream()
         try:
             status, answer = self.server.routes.answer(self.command, self.path, self._body())
         except CheckpointError as error:
@@ -146,6 +151,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, answer)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_PATCH = do_HEAD = _serve
+
+    def _stream(self) -> None:
+        self.close_connection = True
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-ndjson")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.server.routes.news.tell(self.connection, self.wfile.write)
 
     def _body(self) -> dict[str, Any]:
         text = self.headers.get("Content-Length", "0")

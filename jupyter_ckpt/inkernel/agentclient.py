@@ -6,15 +6,19 @@ import http.client
 import json
 import os
 import socket
+import time
 from typing import Any
 from urllib.parse import quote
 
 from .failures import CheckpointFailed, failure_from
-from .silence import Silence
+from .silence import Deadline, Silence
 
 SOCKET_NAME = "agent.sock"
 MAX_ANSWER_BYTES = 64 << 20
 GONE = "agent-unreachable"
+RETURNS_WITHIN_S = 5.0
+"""A server that notices the death of an agent starts another within a second or two."""
+_ASK_AGAIN_S = 0.1
 STARTS_ONE = "'jupyter ckpt save' in a terminal starts a new agent for this kernel."
 
 
@@ -37,13 +41,25 @@ class AgentClient:
         self._silence = silence
 
     def ask(self, method: str, path: str, body: Any = None, *, timeout_s: float = 10.0,
-            wait_s: float | None = None) -> Any:
+            wait_s: float | None = None, patience_s: float = 0.0) -> Any:
         """Return the agent's JSON answer; the connection is closed by then.
 
         Waits at most `wait_s` (None: until Ctrl-C) while a checkpoint is being
-        made. Raises `CheckpointFailed`: ``message_id`` is "agent-unreachable" when
-        nobody answers, else what the agent says.
+        made, and `patience_s` for another agent when there is none. Raises
+        `CheckpointFailed`: ``message_id`` is "agent-unreachable" when nobody
+        answers, else what the agent says.
         """
+        deadline = Deadline(patience_s)
+        while True:
+            try:
+                return self._ask(method, path, body, timeout_s, wait_s)
+            except CheckpointFailed as error:
+                if error.message_id != GONE or not deadline.left_s():
+                    raise
+            time.sleep(_ASK_AGAIN_S)
+
+    def _ask(self, method: str, path: str, body: Any, timeout_s: float, wait_s: float | None
+             ) -> Any:
         with self._silence.broken(wait_s) as allowed:
             if not allowed:
                 raise CheckpointFailed("A checkpoint is being made just now.",
@@ -72,7 +88,8 @@ class AgentClient:
             connection.close()
 
     def request_checkpoint(self, request_id: str, body: dict[str, Any]) -> Any:
-        return self.ask("PUT", f"/checkpoints/{quote(request_id)}", body)
+        return self.ask("PUT", f"/checkpoints/{quote(request_id)}", body,
+                        patience_s=RETURNS_WITHIN_S)
 
     def job(self, request_id: str) -> Any:
         return self.ask("GET", f"/checkpoints/{quote(request_id)}", timeout_s=5.0, wait_s=0)
@@ -82,7 +99,7 @@ class AgentClient:
 
     def checkpoints(self) -> list[dict[str, Any]]:
         """Return the manifests of this kernel's and its notebook's checkpoints."""
-        answer = self.ask("GET", "/list")
+        answer = self.ask("GET", "/list", patience_s=RETURNS_WITHIN_S)
         if isinstance(answer, dict):
             answer = answer.get("checkpoints", [])
         return [entry for entry in answer or [] if isinstance(entry, dict)]

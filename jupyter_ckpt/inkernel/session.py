@@ -8,7 +8,7 @@ import uuid
 from typing import Any
 
 from . import flush
-from .agentclient import AgentClient
+from .agentclient import RETURNS_WITHIN_S, AgentClient
 from .checkpoint import Checkpoint
 from .failures import CheckpointFailed
 from .history import History
@@ -66,15 +66,15 @@ class Session:
                                    "Call it in the kernel itself.", "usage")
         if inside_hook():
             raise CheckpointFailed("A hook cannot make a checkpoint.", "", "usage")
-        waiter = Waiter(uuid.uuid4().hex)
+        waiter = Waiter(uuid.uuid4().hex, {
+            "name": name, "note": note, "pin": bool(pin), "trigger": "magic"})
         on_main = threading.current_thread() is threading.main_thread()
         with self._lock:
             self._waiters[waiter.request_id] = waiter
         if on_main:
             self.main.open_desk(waiter.accept)
         try:
-            body = {"name": name, "note": note, "pin": bool(pin), "trigger": "magic"}
-            self.agent.request_checkpoint(waiter.request_id, body)
+            self.agent.request_checkpoint(waiter.request_id, waiter.body)
             return waiter.wait(self.agent)
         except KeyboardInterrupt:
             self._cancel(waiter.request_id)
@@ -90,7 +90,8 @@ class Session:
 
         Raises `CheckpointFailed`; nothing is changed then.
         """
-        answer: dict[str, Any] = self.agent.ask("PUT", "/schedule", changes)
+        answer: dict[str, Any] = self.agent.ask("PUT", "/schedule", changes,
+                                                patience_s=RETURNS_WITHIN_S)
         self.cells.follow(answer, leave_out=1)  # the cell that asks is no work to save
         return answer
 

@@ -11,14 +11,16 @@ from .failures import CheckpointFailed, failure_from
 from .mainthread import Act
 
 POLL_EVERY_S = 2.0
-GONE_AFTER = 3
+GONE_AFTER = 4
+"""Questions without an answer, after which nobody is expected to come any more."""
+FORGOTTEN = "job-not-found"
 
 
 class Waiter:
     """One caller of `checkpoint()`: woken by ``finished`` or ``restored``."""
 
-    def __init__(self, request_id: str) -> None:
-        self.request_id = request_id
+    def __init__(self, request_id: str, body: dict[str, Any]) -> None:
+        self.request_id, self.body = request_id, body
         self._changed = threading.Condition()
         self._acts: list[Act] = []
         self._outcome: Checkpoint | CheckpointFailed | None = None
@@ -48,7 +50,8 @@ class Waiter:
         """Return the checkpoint; raise what went wrong; Ctrl-C ends the wait.
 
         The agent wakes us; in case it died, it is asked every two seconds too,
-        but never while a checkpoint is being made.
+        but never while a checkpoint is being made. The agent that comes after it
+        gets the same request: it carries it out, or finds what the first one made.
         """
         unanswered = 0
         while True:
@@ -72,10 +75,20 @@ class Waiter:
         except CheckpointFailed as error:
             if error.message_id == "busy":
                 return 0
-            if error.message_id == GONE and unanswered + 1 < GONE_AFTER:
-                return unanswered + 1
+            if error.message_id in (GONE, FORGOTTEN) and unanswered + 1 < GONE_AFTER:
+                return self._ask_again(agent, unanswered + 1)
             self.settle(error)
             return 0
         if job.get("state") in ("done", "failed"):
             self.finish(job.get("result"), job.get("error"))
+        return 0
+
+    def _ask_again(self, agent: AgentClient, unanswered: int) -> int:
+        """Put the request once more; count how often nobody answered in a row."""
+        try:
+            agent.request_checkpoint(self.request_id, self.body)
+        except CheckpointFailed as error:
+            if error.message_id in (GONE, "busy"):
+                return unanswered
+            self.settle(error)
         return 0

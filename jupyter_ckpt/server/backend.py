@@ -71,6 +71,8 @@ class Backend:
         """Tells what session and notebook a kernel belongs to that is started again."""
         self.on_crash = "offer"
         """What becomes of a session whose kernel crashed: it is offered, or restored."""
+        self.on_kernel: Callable[[], None] = lambda: None
+        """Called, by any thread, when there is a kernel that was not there before."""
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="ckpt")
 
     async def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -118,8 +120,10 @@ class Backend:
         return kernels.list_kernels(self.locations)
 
     def launch(self, **arguments: Any) -> Record:
-        return kernels.launch(self.locations, owner=self.owner, schedule=self.schedule,
-                              **arguments)
+        record = kernels.launch(self.locations, owner=self.owner, schedule=self.schedule,
+                                **arguments)
+        self.on_kernel()
+        return record
 
     def require_process_checkpoints(self) -> None:
         """Raise the `NotPossibleHere` that says why no process can be saved here."""
@@ -169,7 +173,9 @@ class Backend:
         kernels.finish_unfinished(self.locations)
 
     def restore(self, manifest: Manifest, **arguments: Any) -> dict[str, Any]:
-        return kernels.restore(self.locations, manifest, owner=self.owner, **arguments)
+        restored = kernels.restore(self.locations, manifest, owner=self.owner, **arguments)
+        self.on_kernel()
+        return restored
 
     def revive(self, manifest: Manifest, *, parked: bool, **arguments: Any) -> dict[str, Any]:
         """Restore a checkpoint as a kernel that was to be started fresh.
@@ -240,7 +246,9 @@ class Backend:
         return kernels.schedule(self.locations, record, changes)
 
     def fork(self, record: Record, copies: int, on_progress: OnProgress) -> list[dict[str, Any]]:
-        return kernels.fork(self.locations, record, copies, on_progress)
+        forks = kernels.fork(self.locations, record, copies, on_progress)
+        self.on_kernel()
+        return forks
 
     def find_job(self, job_id: str) -> tuple[Job, str]:
         """Return a save this server has forgotten, and its kernel id.
