@@ -159,7 +159,7 @@ class Bench:
     """A guard on a clock, a memory and a disk that only the test changes."""
 
     folder: Path
-    answer: str | None = None
+    answer: str | Exception | None = None
     """What the scheduler says instead of saving."""
     now: float = 1000.0
     available: int = 8 * GB
@@ -181,6 +181,8 @@ class Bench:
 
     def save_if_went_on(self, kernel: Any, trigger: str) -> Job | str:
         assert (kernel, trigger) == (self.kernel, "pressure")
+        if isinstance(self.answer, Exception):
+            raise self.answer
         if self.answer is not None:
             return self.answer
         self.saves.append(Job(f"auto-{len(self.saves):08}", "checkpoints"))
@@ -241,6 +243,15 @@ def test_two_kernels_are_not_saved_at_once(tmp_path: Path) -> None:
     first.saves[0].state = "failed"
     first.later(1)
     assert second.later(BUSY_RETRY_S) == SAVING_LOOK_S
+
+
+def test_guard_that_stumbles_keeps_nobody_from_saving(tmp_path: Path) -> None:
+    first, second = (Bench(tmp_path / name, available=GB // 2) for name in ("kernel-1", "kernel-2"))
+    first.answer = MemoryError()
+    with pytest.raises(MemoryError):
+        first.later(0)
+    assert second.later(0) == SAVING_LOOK_S
+    assert len(second.saves) == 1
 
 
 @pytest.mark.parametrize(("changes", "word"), [

@@ -122,8 +122,12 @@ class PressureGuard:
     def _save(self, kernel: Kernel, short: Sequence[Room]) -> float:
         if not self._take_lock():
             return BUSY_RETRY_S
-        asked = self._ask(kernel, short)
-        point("pressure.asked")
+        try:
+            asked = self._ask(kernel, short)
+            point("pressure.asked")
+        except BaseException:
+            self._let_go()  # or no kernel of this user would be saved any more
+            raise
         if isinstance(asked, Job):
             self._job = asked
             self._not_before = self._clock() + SAVED_RETRY_S
@@ -166,10 +170,13 @@ class PressureGuard:
 
     def _take_lock(self) -> bool:
         lock = LockFile(self._agent.folder.parent / LOCK_NAME)
-        if lock.try_lock(EXCLUSIVE):
-            self._lock = lock
-            return True
-        lock.close()
+        try:
+            if lock.try_lock(EXCLUSIVE):
+                self._lock = lock
+                return True
+        finally:
+            if self._lock is not lock:
+                lock.close()
         return False
 
     def _let_go(self) -> None:
