@@ -24,6 +24,8 @@ _ID = re.compile(r"[0-9a-f]{12,64}")
 _PREFIX = re.compile(r"[0-9a-f]{4,64}")
 _CONTENT = re.compile(r"[0-9a-f]{64}")
 MAX_NAME_CHARS = 100
+PRESSURE = "pressure"
+"""The purpose of what was saved because memory ran short; older versions called it a trigger."""
 
 
 def new_id() -> str:
@@ -98,7 +100,12 @@ class Manifest:
     parked: bool = False
     """Its kernel was ended right after this save; opening its notebook brings it back."""
     purpose: str | None = None
-    """Why it was made by itself: "before-restore", "fork"; None for any other."""
+    """Why it was made by itself: "before-restore", "fork", "pressure"; None for any other."""
+
+    @property
+    def for_memory(self) -> bool:
+        """Whether it was made because memory ran short."""
+        return PRESSURE in (self.purpose, self.trigger)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -18,7 +18,7 @@ MAX_CELLS = 10_000
 MAX_KEEP = 1_000
 DEFAULT_KEEP = 5
 AUTOMATIC = ("interval", "cell", "pressure")
-"""The triggers of checkpoints nobody asked for by hand."""
+"""The triggers of checkpoints nobody asked for by hand; ``pressure`` is of older versions."""
 
 SAVE_BELOW_VARIABLE = "JUPYTER_CKPT_SAVE_BELOW_MEMORY"
 """Tells agents with how little memory left a kernel that has a schedule is saved."""

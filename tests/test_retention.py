@@ -54,7 +54,7 @@ def scheduled(keep: int, hourly: int | None = None, daily: int | None = None, **
 
 
 def test_the_last_few_automatic_ones_stay(store: Store, save: Saved) -> None:
-    saved = [save(trigger=trigger) for trigger in ("interval", "pressure", "interval", "cell")]
+    saved = [save(trigger="pressure"), save(purpose="pressure"), save(), save(trigger="cell")]
     assert sorted(tidy(store, 2)) == sorted(saved[:2])
     assert ids(store) == set(saved[2:])
     assert tidy(store, 2) == []

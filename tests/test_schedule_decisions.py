@@ -20,9 +20,10 @@ from jupyter_ckpt.agent.kernel_link import KernelLink
 from jupyter_ckpt.agent.schedule import BUSY_RETRY_S, Scheduler
 from jupyter_ckpt.box import Box
 from jupyter_ckpt.errors import KernelNotFound, OutOfSpace, UsageError
+from jupyter_ckpt.manifest import PRESSURE
 from jupyter_ckpt.plan import Schedule
 from jupyter_ckpt.procfs import ProcessId
-from jupyter_ckpt.protocol import KERNEL_SOCKET_NAME
+from jupyter_ckpt.protocol import KERNEL_SOCKET_NAME, TRIGGERS
 from jupyter_ckpt.record import RECORD_NAME, Record, read_record, write_record
 
 
@@ -77,7 +78,7 @@ class FakeAgent:
         return True
 
     def save(self, request: dict[str, Any], job: Any) -> dict[str, Any]:
-        self.saves.append(request["trigger"])
+        self.saves.append(request["purpose"] or request["trigger"])
         if self.failure is not None:
             raise self.failure
         kernel = self.need_kernel()
@@ -201,6 +202,14 @@ def test_a_save_by_hand_puts_the_next_one_off(bench: Bench) -> None:
     assert bench.scheduler.view()["next_due_s"] == 30
     kernel.run_a_cell()
     assert bench.later(31) == ["interval"]
+
+
+def test_save_for_want_of_memory_is_one_of_the_schedule_with_a_purpose(bench: Bench) -> None:
+    kernel: Any = bench.kernel(schedule=Schedule(60.0))
+    kernel.run_a_cell()
+    bench.scheduler.save_if_went_on(kernel, "interval", PRESSURE)
+    assert bench.later(0) == [PRESSURE]
+    assert PRESSURE not in TRIGGERS
 
 
 def test_never_two_at_once(bench: Bench) -> None:

@@ -179,8 +179,8 @@ class Bench:
             agent, self, self.threshold, lambda: self.now,
             lambda pid: [Room(self.available, 10 * GB, "the machine")], lambda path: self.free_disk)
 
-    def save_if_went_on(self, kernel: Any, trigger: str) -> Job | str:
-        assert (kernel, trigger) == (self.kernel, "pressure")
+    def save_if_went_on(self, kernel: Any, trigger: str, purpose: str | None = None) -> Job | str:
+        assert (kernel, trigger, purpose) == (self.kernel, "interval", "pressure")
         if isinstance(self.answer, Exception):
             raise self.answer
         if self.answer is not None:
@@ -298,7 +298,7 @@ def test_session_saved_for_want_of_memory_comes_back_after_its_kernel_was_killed
     def saved() -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = server.ok(
             "GET", f"/api/ckpt/checkpoints?kernel_id={kernel_id}")
-        return [m for m in found if m["trigger"] == "pressure"]
+        return [m for m in found if (m["trigger"], m["purpose"]) == ("interval", "pressure")]
 
     checkpoint = wait_until(saved, what="a checkpoint for want of memory")[0]
     first = real_home.record(kernel_id)

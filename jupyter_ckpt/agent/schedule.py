@@ -221,7 +221,9 @@ class Scheduler:
         else:
             self._earliest = _after(kernel.record.schedule, self._clock())
 
-    def save_if_went_on(self, kernel: Kernel, trigger: str) -> Job | str:
+    def save_if_went_on(
+        self, kernel: Kernel, trigger: str, purpose: str | None = None
+    ) -> Job | str:
         """Ask for a save if the kernel went on since it was last saved.
 
         Called by this thread and the `PressureGuard`. Returns the job, else
@@ -234,25 +236,25 @@ class Scheduler:
             beyond = went_on(kernel, LINK_TIMEOUT_S)
         finally:
             self._jobs.turn.release()
-        return (self._put(trigger) or "busy") if beyond else "unchanged"
+        return (self._put(trigger, purpose) or "busy") if beyond else "unchanged"
 
     @property
     def _in_flight(self) -> bool:
         return self._job is not None and not self._job.finished
 
-    def _put(self, trigger: str) -> Job | None:
+    def _put(self, trigger: str, purpose: str | None = None) -> Job | None:
         """Ask for a save and return its job; None while another of ours is on its way."""
         with self._wakeup:
             if self._in_flight:
                 return None
             self._job = self._jobs.put("checkpoints", f"auto-{secrets.token_hex(8)}",
-                                       lambda job: self._save(trigger, job))
+                                       lambda job: self._save(trigger, purpose, job))
             return self._job
 
-    def _save(self, trigger: str, job: Job) -> dict[str, Any]:
+    def _save(self, trigger: str, purpose: str | None, job: Job) -> dict[str, Any]:
         """Make one automatic checkpoint; runs in the job table's thread."""
         try:
-            manifest = self._save_kernel({"trigger": trigger}, job)
+            manifest = self._save_kernel({"trigger": trigger, "purpose": purpose}, job)
         except CheckpointError as error:
             self._note_failure(error)
             raise
