@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,26 @@ def new_id() -> str:
 
 def utc_now() -> str:
     """Return the present time as ISO 8601 UTC with milliseconds."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return _utc(datetime.now(timezone.utc))
+
+
+def utc_after(moments: Iterable[str]) -> str:
+    """Return the present time, or one just after the latest of `moments` if that is later.
+
+    What is newer must look newer, also when the clock was set back.
+    """
+    now, latest = utc_now(), max(moments, default="")
+    if now > latest:
+        return now
+    try:
+        then = datetime.fromisoformat(latest.replace("Z", "+00:00")) + timedelta(milliseconds=1)
+        return _utc(then.astimezone(timezone.utc))
+    except (ValueError, OverflowError):
+        return now  # that is no time at all
+
+
+def _utc(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def is_id(text: str) -> bool:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from fake_kernels import KERNEL_ID, OTHER_ID, a_manifest, stored
 
 from jupyter_ckpt.agent import retention
 from jupyter_ckpt.agent.retention import Retention
+from jupyter_ckpt.agent.save import Save
+from jupyter_ckpt.manifest import utc_after, utc_now
 from jupyter_ckpt.plan import Schedule
 from jupyter_ckpt.record import Record
 from jupyter_ckpt.store import Store
@@ -136,6 +139,23 @@ def test_copies_made_for_safety_go_also_without_a_schedule(
 def test_what_is_about_to_be_restored_stays(store: Store, save: Saved) -> None:
     before = [save(trigger="api", purpose="before-restore") for _ in range(5)]
     assert Retention().tidy(store, Record(KERNEL_ID), (), {before[0]}) == [before[1]]
+
+
+def test_what_is_made_after_the_clock_was_set_back_is_the_newest(store: Store, save: Saved) -> None:
+    ours = save(at="2099-01-01T00:00:00.000Z")
+    theirs = save(OTHER_ID, at="2099-06-01T00:00:00.000Z")
+    beside = save(OTHER_ID, at="2099-09-09T09:09:09.999Z",
+                  notebook={"path": NOTEBOOK, "sha256": ""})
+    for record, after in [
+            (Record(KERNEL_ID), "2099-01-01T00:00:00.001Z"),
+            (Record(KERNEL_ID, parent=theirs), "2099-06-01T00:00:00.001Z"),
+            (Record(KERNEL_ID, parent=ours, notebook=NOTEBOOK), "2099-09-09T09:09:10.000Z")]:
+        making = Save(cast(Any, None), cast(Any, SimpleNamespace(record=record)), {},
+                      cast(Any, None), beside)
+        assert making._moment(store) == after
+    assert utc_after(["2026-01-01T00:00:00.000Z"]) <= utc_now()
+    assert utc_after(["9999-12-31T23:59:59.999Z"]) <= utc_now()  # no later one is there
+    assert utc_after(["no time"]) <= utc_now()
 
 
 def test_whole_but_older_one_makes_up_for_nothing(store: Store, save: Saved) -> None:

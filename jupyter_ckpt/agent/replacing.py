@@ -19,6 +19,7 @@ from .activity import Mark
 from .core import Agent
 from .kernel import Kernel
 from .kernel_link import LINK_TIMEOUT_S
+from .proven import read_back
 from .requests import restore_answer
 from .restore import Prepared, Restore
 from .save import Save
@@ -114,9 +115,8 @@ class Replacement:
         note = SAFETY_NOTE.format(wanted.name or wanted.id)
         request = {"trigger": "api", "note": note, "purpose": "before-restore"}
         # Not an id of this request: asked again, it saves a later state.
-        safety = Save(self._tools, old, request, self._job, new_id()).run()
-        self._job.enter("verifying")
-        store.check(safety)
+        safety = read_back(store, old, self._job, lambda: Save(
+            self._tools, old, request, self._job, new_id()).run())
         point("restore.saved")
         return safety
 
