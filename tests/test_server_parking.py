@@ -209,8 +209,13 @@ def test_session_that_cannot_come_back_is_never_silently_fresh(
     told = events.last("revive", "failed")
     assert (told["checkpoint_id"], told["error"]["code"]) == (saved["id"], 7)
     assert f"could not be brought back from checkpoint {saved['id']}" in server.log.read_text()
+    assert f"jupyter ckpt restore {saved['id']}" in told["error"]["hint"]
     assert use(server, kernel_id, "print('x' in globals())") == "False"
     assert not checkpoints(server)[0]["parked"]
+    # No promise any more, but an offer: what is offered is not tidied away.
+    assert events.last("offer", "succeeded")["checkpoint_id"] == saved["id"]
+    [offer] = server.ok("GET", "/api/ckpt/offers?notebook=a.ipynb")
+    assert (offer["checkpoint"], offer["kernel_id"]) == (saved["id"], saved["kernel"]["id"])
 
 
 def test_two_servers_that_open_one_notebook_bring_it_back_once(
