@@ -25,7 +25,7 @@ from jupyter_ckpt.box import Box
 from jupyter_ckpt.errors import ChunkCorrupt, KernelNotFound, OutOfSpace, UsageError
 from jupyter_ckpt.manifest import PRESSURE
 from jupyter_ckpt.offers import offer_again
-from jupyter_ckpt.plan import Schedule
+from jupyter_ckpt.plan import KEEP_VARIABLE, Schedule
 from jupyter_ckpt.procfs import ProcessId
 from jupyter_ckpt.protocol import KERNEL_SOCKET_NAME, TRIGGERS
 from jupyter_ckpt.record import RECORD_NAME, Record, read_record, write_record
@@ -345,6 +345,19 @@ def test_change_is_written_and_told_and_a_bad_one_changes_nothing(bench: Bench) 
     bench.later(0)
     assert kernel.link.told[-1] == {"scheduled": False, "cells": None}
     assert bench.scheduler._sleep_s() is None
+
+
+@pytest.mark.parametrize(("said", "keep"), [('{"keep": 3}', 3), ('{"keep": 0}', 5), ("[", 5)])
+def test_schedule_keeps_what_the_configuration_says_unless_it_says_so_itself(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, keep: int
+) -> None:
+    monkeypatch.setenv(KEEP_VARIABLE, said)
+    bench = Bench(tmp_path / "kernel-0002")
+    bench.kernel()
+    assert bench.scheduler.change({"every": "1m"})["keep"] == keep
+    assert bench.scheduler.change({"keep": 7})["keep"] == 7
+    bench.scheduler.change({"off": True})
+    assert bench.scheduler.change({"cells": 2})["keep"] == keep
 
 
 def test_changing_keep_does_not_put_the_next_save_off(bench: Bench) -> None:

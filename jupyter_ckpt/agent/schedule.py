@@ -24,7 +24,7 @@ from .jobs import JobTable
 from .kernel import Kernel
 from .kernel_link import LINK_TIMEOUT_S
 from .pressure import PressureGuard, configured_threshold
-from .tidying import Tidying
+from .tidying import Tidying, configured_keeping
 
 log = logging.getLogger(__name__)
 BUSY_RETRY_S = 5.0
@@ -47,6 +47,7 @@ class Scheduler:
     ) -> None:
         self._agent, self._jobs, self._clock = agent, jobs, clock
         self._save_kernel = save
+        self._keeping = configured_keeping()
         self._tidying = Tidying(agent, self._found_damage)
         self._wakeup = threading.Condition()
         self._woken = True
@@ -87,11 +88,9 @@ class Scheduler:
         schedule = kernel.record.schedule
         due = self._due(kernel)
         return {
-            "kernel_id": kernel.record.kernel_id,
-            **shown(schedule),
+            "kernel_id": kernel.record.kernel_id, **shown(schedule),
             "next_due_s": None if due is None else round(max(0.0, due - self._clock()), 3),
-            "last_automatic": self._last,
-        }
+            "last_automatic": self._last}
 
     def change(self, changes: dict[str, Any]) -> dict[str, Any]:
         """Set the kernel's schedule (see `plan.changed`); return the `view` of it.
@@ -102,7 +101,7 @@ class Scheduler:
         kernel = self._agent.need_kernel()
         with self._wakeup:
             before = kernel.record.schedule
-            schedule = changed(before, changes)
+            schedule = changed(before or self._keeping, changes)
             if not self._agent.note(kernel, schedule=schedule):
                 raise KernelNotFound(f"Kernel {kernel.record.kernel_id} is being replaced.",
                                      "Set the schedule when that is done.")

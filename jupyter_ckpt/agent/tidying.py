@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 from collections.abc import Callable
 
-from ..errors import CheckpointError, IntegrityError
+from ..errors import CheckpointError, IntegrityError, UsageError
 from ..offers import offered
+from ..plan import KEEP_VARIABLE, Schedule, keeping
 from ..record import all_records
 from ..store import Store
 from .core import Agent
@@ -16,6 +19,16 @@ from .proofs import Proofs
 from .retention import Retention
 
 log = logging.getLogger(__name__)
+
+
+def configured_keeping() -> Schedule | None:
+    """Return what the process's environment says is kept; what is senseless is named."""
+    text = os.environ.get(KEEP_VARIABLE)
+    try:
+        return keeping(json.loads(text)) if text else None
+    except (UsageError, ValueError, RecursionError) as error:
+        log.error("%s is not used: %s", KEEP_VARIABLE, error)
+        return None
 
 
 class Tidying:
