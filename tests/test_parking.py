@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 from fake_kernels import KERNEL_ID, OTHER_ID, a_manifest, stored
+from faulty_kernel import Kernel
+from inkernel_harness import until
 from session_kit import Shell, Talker, shell_in
 
 from jupyter_ckpt import kernels, parking
@@ -177,7 +180,7 @@ def test_session_changed_by_a_widget_or_renamed_is_saved_again(shell: Shell) -> 
 def test_rotten_chunk_does_not_make_all_later_checkpoints_bad(shell: Shell) -> None:
     session = Parked(shell, "rot.ipynb")
     session.talker.run("x = b'x' * 10**7")
-    store = Store(shell.store)
+    store = Store.open(shell.store)
     first = shell.ckpt("save", session.id)
     rot(store)
     parked = session.secure()  # nothing has changed: the first would do, were it whole
@@ -190,3 +193,26 @@ def test_rotten_chunk_does_not_make_all_later_checkpoints_bad(shell: Shell) -> N
     assert PROVEN_WARNING in parked.warnings
     assert store.verify([parked.id])["bad"] == []
     session.talker.close()
+
+
+def test_safety_copy_that_met_a_rotten_chunk_is_made_once_more(tmp_path: Path) -> None:
+    with shell_in("root") as shell:
+        kernel = Kernel(shell, tmp_path)
+        kernel.talker.run("x = b'x' * 10**7")
+        saved, store = shell.ckpt("save", kernel.id), Store(shell.store)
+        kernel.talker.run("x = None")
+        kernel.arm({"point": "restore.unpacked", "act": "hang"})
+        restored: list[dict[str, Any]] = []
+        thread = threading.Thread(target=lambda: restored.append(
+            shell.ckpt("restore", saved["id"], "--in-place", "--no-server")))
+        thread.start()
+        until(lambda: kernel.passed("restore.unpacked"), "what is restored was read")
+        rot(store)
+        kernel.arm()
+        thread.join()
+        assert PROVEN_WARNING in restored[0]["warnings"]
+        [safety] = [m for m in store.manifests() if m.purpose == "before-restore"]
+        assert store.verify([safety.id])["bad"] == []
+        kernel.talker.wait_until_ready()
+        assert kernel.talker.run("print(len(x))") == "10000000"
+        kernel.talker.close()

@@ -22,7 +22,7 @@ from .kernel_link import LINK_TIMEOUT_S
 from .proven import read_back
 from .requests import restore_answer
 from .restore import Prepared, Restore
-from .save import Save
+from .save import PROVEN_WARNING, Save
 
 log = logging.getLogger(__name__)
 SAFETY_NOTE = "The session as it was before it was restored to {0}."
@@ -99,6 +99,7 @@ class Replacement:
             point("restore.unpacked")
             if self._old is not None:
                 self._safety = self._save(self._old, store, manifest)
+                prepared.warnings += [w for w in self._safety.warnings if w == PROVEN_WARNING]
             try:
                 made = self._replace(restore, prepared)
             except Exception as error:
