@@ -377,8 +377,7 @@ _FIELDS = {
     "parent": "id of the checkpoint this kernel was last saved to or restored from, or null",
     "trigger": "who asked: `manual` (command line), `magic`, `api` (server, fork, the copy made "
                "before a restore in place), `shutdown` and `cull` (the server, before it "
-               "ended the kernel), or the kernel's schedule: `interval`, `cell` and `pressure` "
-               "(memory ran short)",
+               "ended the kernel), or the kernel's schedule: `interval` and `cell`",
     "engine": "`process`; `variables` is reserved",
     "mode": "privilege mode of the kernel: `root`, `rootless` or `caps`",
     "notebook": "`{path, sha256}` of the document saved along, or null",
@@ -395,7 +394,8 @@ _FIELDS = {
     "parked": "whether its kernel was ended right after this save: opening its notebook brings "
               "the session back",
     "purpose": "why it was made by itself: `before-restore` (the state that a restore in place "
-               "replaced), `fork`, or null",
+               "replaced), `fork`, `pressure` (memory ran short; in older "
+               "checkpoints a trigger), or null",
 }
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ _ID = re.compile(r"[0-9a-f]{12,64}")
 _PREFIX = re.compile(r"[0-9a-f]{4,64}")
 _CONTENT = re.compile(r"[0-9a-f]{64}")
 MAX_NAME_CHARS = 100
+PRESSURE = "pressure"
+"""The purpose of what was saved because memory ran short; older versions called it a trigger."""
 
 
 def new_id() -> str:
@@ -33,7 +36,26 @@ def new_id() -> str:
 
 def utc_now() -> str:
     """Return the present time as ISO 8601 UTC with milliseconds."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return _utc(datetime.now(timezone.utc))
+
+
+def utc_after(moments: Iterable[str]) -> str:
+    """Return the present time, or one just after the latest of `moments` if that is later.
+
+    What is newer must look newer, also when the clock was set back.
+    """
+    now, latest = utc_now(), max(moments, default="")
+    if now > latest:
+        return now
+    try:
+        then = datetime.fromisoformat(latest.replace("Z", "+00:00")) + timedelta(milliseconds=1)
+        return _utc(then.astimezone(timezone.utc))
+    except (ValueError, OverflowError):
+        return now  # that is no time at all
+
+
+def _utc(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def is_id(text: str) -> bool:
@@ -98,7 +120,12 @@ class Manifest:
     parked: bool = False
     """Its kernel was ended right after this save; opening its notebook brings it back."""
     purpose: str | None = None
-    """Why it was made by itself: "before-restore", "fork"; None for any other."""
+    """Why it was made by itself: "before-restore", "fork", "pressure"; None for any other."""
+
+    @property
+    def for_memory(self) -> bool:
+        """Whether it was made because memory ran short."""
+        return PRESSURE in (self.purpose, self.trigger)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

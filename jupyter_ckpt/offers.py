@@ -1,8 +1,9 @@
 """Offers: sessions that ended unplanned and can be brought back.
 
 ``<runtime>/ckpt/offers/<kernel_id>.json`` (0600 in a 0700 folder, by rename) is
-left by the agent of a kernel that crashed, or by whoever first finds a record
-whose kernel and agent are both gone. It goes when that session is restored,
+left by the agent of a kernel that crashed, by whoever first finds a record
+whose kernel and agent are both gone, or by a server that could not bring a
+parked session back. It goes when that session is restored,
 when somebody dismisses it, or after 30 days.
 """
 
@@ -177,11 +178,26 @@ def in_words(ended: str) -> str:
 def leave_offer(locations: Locations, record: Record, how: str) -> Offer:
     """Write the offer of a session that ended unplanned, in place of an older one."""
     last = last_good(locations, record)
-    offer = Offer(record.kernel_id, record.notebook, utc_now(), how,
-                  last.id if last else None, last.created_at if last else None)
-    folder = offers_folder(locations.runtime_dir)
+    return _written(locations.runtime_dir, Offer(
+        record.kernel_id, record.notebook, utc_now(), how,
+        last.id if last else None, last.created_at if last else None))
+
+
+def offer_again(runtime_dir: Path, manifest: Manifest, how: str) -> Offer:
+    """Write the offer of a session that was parked and could not be brought back.
+
+    Raises `OSError`, or `ProtocolError` for a checkpoint of no kernel.
+    """
+    kernel_id = checked_kernel_id(manifest.kernel.get("id"))
+    path = (manifest.notebook or {}).get("path")
+    return _written(runtime_dir, Offer(
+        kernel_id, path, utc_now(), how, manifest.id, manifest.created_at))
+
+
+def _written(runtime_dir: Path, offer: Offer) -> Offer:
+    folder = offers_folder(runtime_dir)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_private(folder / f"{record.kernel_id}.json", json.dumps(offer.to_dict()).encode())
+    write_private(folder / f"{offer.kernel_id}.json", json.dumps(offer.to_dict()).encode())
     point("offer.written")
     return offer
 

@@ -31,8 +31,8 @@ def secure(
 ) -> Manifest | None:
     """Return a checkpoint of the kernel's present state that was read back whole.
 
-    A kernel that did nothing since its last checkpoint is not saved again; one
-    that never did anything has nothing to save: None. Raises `DumpFailed` and
+    A kernel that is as its last checkpoint holds it, beyond doubt, is not saved
+    again; one that never did anything has nothing to save: None. Raises `DumpFailed` and
     its kinds, `IntegrityError`, or `AgentUnreachable` when `deadline_s` seconds
     have passed; then nothing may be ended.
     """

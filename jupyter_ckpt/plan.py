@@ -18,11 +18,14 @@ MAX_CELLS = 10_000
 MAX_KEEP = 1_000
 DEFAULT_KEEP = 5
 AUTOMATIC = ("interval", "cell", "pressure")
-"""The triggers of checkpoints nobody asked for by hand."""
+"""The triggers of checkpoints nobody asked for by hand; ``pressure`` is of older versions."""
 
 SAVE_BELOW_VARIABLE = "JUPYTER_CKPT_SAVE_BELOW_MEMORY"
 """Tells agents with how little memory left a kernel that has a schedule is saved."""
 DEFAULT_SAVE_BELOW = "5%"
+
+KEEP_VARIABLE = "JUPYTER_CKPT_KEEP"
+"""Tells agents what schedules keep that do not say it themselves, as JSON."""
 
 KEEPS = ("keep", "keep_hourly", "keep_daily")
 _FIELDS = ("every", "every_s", "cells", *KEEPS, "off")
@@ -63,7 +66,8 @@ class Schedule:
 def changed(present: Schedule | None, changes: Any) -> Schedule | None:
     """Return `present` with `changes`: any of its fields (``every`` for a span) or ``off``.
 
-    What is left out stays as it is, null takes it away. Raises `UsageError`.
+    What is left out stays as it is, null takes it away. `present` may be one that
+    never saves, from `keeping`. Raises `UsageError`.
     """
     wanted = read_changes(changes)
     if wanted.pop("off", False):
@@ -75,6 +79,18 @@ def changed(present: Schedule | None, changes: Any) -> Schedule | None:
         raise UsageError("How many checkpoints are kept means nothing without a schedule.",
                          "Say also how often: --every 10m or --cells 5.")
     return None
+
+
+def keeping(data: Any) -> Schedule:
+    """Return what a schedule keeps unless it says otherwise: no schedule, for it never saves.
+
+    `data` holds none but `KEEPS`. Raises `UsageError`.
+    """
+    found = read_changes(data)
+    if unknown := set(found) - set(KEEPS):
+        raise UsageError(f"{min(unknown)!r} is nothing that says what is kept.",
+                         f"Known: {', '.join(KEEPS)}.")
+    return Schedule(**found)
 
 
 def read_changes(changes: Any) -> dict[str, Any]:

@@ -42,7 +42,7 @@ KERNEL_SOCKET_NAME = "kernel.sock"
 BOX_RUNTIME_DIR = "/dev/shm/.jupyter_ckpt"
 """Where a box shows the kernel's runtime folder: the same in every box."""
 
-TRIGGERS = ("manual", "magic", "interval", "cell", "pressure", "shutdown", "cull", "api")
+TRIGGERS = ("manual", "magic", "interval", "cell", "shutdown", "cull", "api")
 STATES = ("queued", "launching", "quiescing", "dumping", "storing",
           "verifying", "preparing", "restoring", "done", "failed")
 FINAL_STATES = ("done", "failed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -15,7 +16,15 @@ from .agent.frozen import LIMIT_VARIABLE
 from .errors import CheckpointError, UsageError
 from .handlers import ROUTES, SETTINGS_KEY, Services
 from .locations import Locations
-from .plan import DEFAULT_SAVE_BELOW, SAVE_BELOW_VARIABLE, Schedule, changed
+from .plan import (
+    DEFAULT_SAVE_BELOW,
+    KEEP_VARIABLE,
+    KEEPS,
+    SAVE_BELOW_VARIABLE,
+    Schedule,
+    changed,
+    keeping,
+)
 from .provisioner import PROVISIONER_NAME
 from .server import backend as backends
 from .server.adoption import Adoption
@@ -57,7 +66,7 @@ class CheckpointApp(ExtensionApp):
     cells = Integer(None, allow_none=True, config=True, help="""Save every new kernel by itself
         after so many cells (default: never).""")
     keep = Integer(None, allow_none=True, config=True, help="""How many automatic checkpoints
-        of each notebook stay (default: 5).""")
+        of each notebook stay where its schedule does not say so (default: 5).""")
     file_limit = Unicode("", config=True, help="""Files open for writing are saved up to this size:
         a number of bytes, or '500M', '4G' (default: 4G). Larger ones get a warning.""")
     keep_hourly = Integer(None, allow_none=True, config=True, help="""Besides, the newest automatic
@@ -141,16 +150,24 @@ class CheckpointApp(ExtensionApp):
             self.log.error("CheckpointApp.quota: %s", error.message)
 
     def _default_schedule(self) -> Schedule | None:
-        """Return the schedule of new kernels; a senseless one is named and not used."""
-        named = {"every": self.every, "cells": self.cells, "keep": self.keep,
-                 "keep_hourly": self.keep_hourly, "keep_daily": self.keep_daily}
-        given = {name: value for name, value in named.items() if value is not None}
+        """Return the schedule of new kernels; a senseless one is named and not used.
+
+        What it keeps is put where agents find it, for schedules that are set later.
+        """
+        given = self._given("every", "cells", *KEEPS)
+        kept = self._given(*KEEPS)
         try:
-            return changed(None, given) if given else None
+            if kept:
+                keeping(kept)
+                os.environ[KEEP_VARIABLE] = json.dumps(kept)
+            return changed(None, given) if len(given) > len(kept) else None
         except UsageError as error:
             self.log.error("Kernels start without automatic checkpoints: CheckpointApp.%s: %s",
                            "/".join(given), error.message)
             return None
+
+    def _given(self, *names: str) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def initialize_handlers(self) -> None:
         self.handlers.extend(ROUTES)

@@ -76,6 +76,13 @@ def test_show_tells_all_about_one(shell: Shell) -> None:
         assert part in ran.out
 
 
+@pytest.mark.parametrize("made", [{"trigger": "interval", "purpose": "pressure"},
+                                  {"trigger": "pressure"}])
+def test_show_tells_that_memory_ran_short(shell: Shell, made: dict[str, str]) -> None:
+    manifest = stored(shell.store, a_manifest(**made))
+    assert "memory ran short" in shell.run("show", manifest.id).out
+
+
 def test_ps_lists_the_kernels(shell: Shell) -> None:
     shell.kernels.add(notebook=str(shell.folder / "job.ipynb"))
     (kernel,) = shell.run("ps", "--json").document

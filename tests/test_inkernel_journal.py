@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from inkernel_harness import InjectedKernel
+from inkernel_harness import InjectedKernel, until
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +87,34 @@ def test_only_the_last_requests_are_kept(kernel: InjectedKernel) -> None:
     recent = kernel.op("running")["recent"]
     assert len(recent) <= 17
     assert recent[-1]["outputs"][0]["text"] == "19\n"
+
+
+def test_what_widgets_run_is_counted(kernel: InjectedKernel) -> None:
+    kernel.finish(kernel.start(
+        "seen = []\n"
+        "get_ipython().kernel.comm_manager.register_target("
+        "'t', lambda comm, message: comm.on_msg(seen.append))"))
+    before = kernel.op("status")
+    message = kernel.client.session.msg("comm_open", {"comm_id": "c", "target_name": "t",
+                                                      "data": {}})
+    kernel.client.shell_channel.send(message)
+    until(lambda: kernel.op("status")["callbacks_run"] > before["callbacks_run"], "it is counted")
+    counted = kernel.op("status")["callbacks_run"]
+    kernel.client.shell_channel.send(
+        kernel.client.session.msg("comm_msg", {"comm_id": "c", "data": {}}))
+    until(lambda: kernel.op("status")["callbacks_run"] > counted, "it is counted")
+    assert kernel.op("status")["cells_run"] == before["cells_run"]
+
+
+@pytest.mark.parametrize(("begin", "end"), [
+    ("import threading; e = threading.Event(); t = threading.Thread(target=e.wait); t.start()",
+     "e.set(); t.join()"),
+    ("import asyncio; t = asyncio.get_running_loop().create_task(asyncio.sleep(1e6))",
+     "t.cancel()")])
+def test_threads_and_tasks_of_the_user_are_told(
+        kernel: InjectedKernel, begin: str, end: str) -> None:
+    assert not kernel.op("status")["background"]
+    kernel.finish(kernel.start(f"async def f():\n    global e, t\n    {begin}\nawait f()"))
+    assert kernel.op("status")["background"]
+    kernel.finish(kernel.start(end))
+    until(lambda: not kernel.op("status")["background"], "it has ended")

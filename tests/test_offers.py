@@ -21,11 +21,13 @@ from session_kit import Shell, Talker, shell_in
 from jupyter_ckpt import offers, stale
 from jupyter_ckpt.agent.jobs import JobTable
 from jupyter_ckpt.agent.schedule import Scheduler
+from jupyter_ckpt.errors import RestoreRefused
 from jupyter_ckpt.locations import Locations
 from jupyter_ckpt.manifest import Manifest
 from jupyter_ckpt.plan import Schedule
 from jupyter_ckpt.procfs import ProcessId
 from jupyter_ckpt.record import Record, write_record
+from jupyter_ckpt.server.backend import NOT_REVIVED, Backend
 from jupyter_ckpt.store import Store
 
 KERNEL = "11111111-aaaa-4000-8000-000000000001"
@@ -130,6 +132,33 @@ def test_offered_checkpoint_is_not_tidied_away(places: Locations) -> None:
     Scheduler(agent, JobTable(), lambda request, job: {})._tidy(kernel)
     left = {manifest.id for manifest in Store.open(places.store_dir).manifests()}
     assert left == {saved[0].id, saved[-1].id, saved[-2].id}
+
+
+class StubbornBackend(Backend):
+    """One whose restores fail."""
+
+    def restore(self, manifest: Manifest, **arguments: Any) -> dict[str, Any]:
+        raise RestoreRefused("A library was upgraded.", "Install the old one.")
+
+
+def test_parked_session_that_cannot_be_brought_back_is_offered(places: Locations) -> None:
+    parked = checkpoint(places, parked=True, trigger="interval")
+    with pytest.raises(RestoreRefused) as refused:
+        StubbornBackend(places).revive(parked, parked=True)
+    assert f"jupyter ckpt restore {parked.id}" in refused.value.hint
+    assert not Store(places.store_dir).resolve(parked.id).parked
+    [offer] = offers.all_offers(places.runtime_dir)
+    assert (offer.checkpoint, offer.how) == (parked.id, NOT_REVIVED)
+    offers.withdraw(places.runtime_dir, parked)
+    assert offers.offered(places.runtime_dir) == set()
+
+
+def test_parked_session_stays_parked_where_it_cannot_be_offered(places: Locations) -> None:
+    parked = checkpoint(places, parked=True, trigger="interval")
+    offers.offers_folder(places.runtime_dir).write_text("in the way")
+    with pytest.raises(RestoreRefused):
+        StubbornBackend(places).revive(parked, parked=True)
+    assert Store(places.store_dir).resolve(parked.id).parked
 
 
 @pytest.mark.parametrize("text", [

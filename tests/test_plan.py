@@ -13,6 +13,7 @@ from jupyter_ckpt.inkernel import schedule as in_kernel
 from jupyter_ckpt.plan import (
     Schedule,
     changed,
+    keeping,
     parse_span,
     read_changes,
     sentence,
@@ -34,6 +35,19 @@ def test_span_is_read(text: str, seconds: float) -> None:
 def test_what_is_no_span_is_refused(text: Any) -> None:
     with pytest.raises(UsageError, match="span of time"):
         parse_span(text)
+
+
+def test_what_is_kept_by_default_is_no_schedule_but_part_of_one_that_is_set() -> None:
+    kept = keeping({"keep": 3, "keep_daily": 7})
+    assert changed(kept, {"every": "10m"}) == Schedule(600.0, None, 3, None, 7)
+    assert changed(kept, {"cells": 4, "keep": 9}) == Schedule(None, 4, 9, None, 7)
+    for nothing in ({"off": True}, {}, {"every": None}):
+        assert changed(kept, nothing) is None
+    with pytest.raises(UsageError, match="without a schedule"):
+        changed(kept, {"keep": 9})
+    for senseless in ({"keep": 0}, {"every": "10m"}, {"kept": 1}, [], {"off": True}):
+        with pytest.raises(UsageError):
+            keeping(senseless)
 
 
 @pytest.mark.parametrize("seconds", [10, 30, 90, 600, 5400, 86400, 12.5])

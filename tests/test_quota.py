@@ -159,7 +159,7 @@ def test_last_good_one_of_each_notebook_stays(store: Store, save: Saved) -> None
 def test_what_is_about_to_be_restored_stays(store: Store, save: Saved) -> None:
     saved = [save(), save(), save()]
     store.set_quota(10 * KB)
-    assert relieve(store, Proofs(), {saved[0]}) == [saved[1]]
+    assert relieve(store, Proofs(), lambda: {saved[0]}) == [saved[1]]
 
 
 def test_warns_only_when_removing_will_not_do(store: Store, save: Saved) -> None:

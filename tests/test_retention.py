@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from fake_kernels import KERNEL_ID, OTHER_ID, a_manifest, stored
 
 from jupyter_ckpt.agent import retention
+from jupyter_ckpt.agent.overflow import relieve
+from jupyter_ckpt.agent.proofs import Proofs
 from jupyter_ckpt.agent.retention import Retention
+from jupyter_ckpt.agent.save import Save
+from jupyter_ckpt.manifest import utc_after, utc_now
 from jupyter_ckpt.plan import Schedule
 from jupyter_ckpt.record import Record
 from jupyter_ckpt.store import Store
@@ -54,7 +60,7 @@ def scheduled(keep: int, hourly: int | None = None, daily: int | None = None, **
 
 
 def test_the_last_few_automatic_ones_stay(store: Store, save: Saved) -> None:
-    saved = [save(trigger=trigger) for trigger in ("interval", "pressure", "interval", "cell")]
+    saved = [save(trigger="pressure"), save(purpose="pressure"), save(), save(trigger="cell")]
     assert sorted(tidy(store, 2)) == sorted(saved[:2])
     assert ids(store) == set(saved[2:])
     assert tidy(store, 2) == []
@@ -135,7 +141,81 @@ def test_copies_made_for_safety_go_also_without_a_schedule(
 
 def test_what_is_about_to_be_restored_stays(store: Store, save: Saved) -> None:
     before = [save(trigger="api", purpose="before-restore") for _ in range(5)]
-    assert Retention().tidy(store, Record(KERNEL_ID), (), {before[0]}) == [before[1]]
+    assert Retention().tidy(store, Record(KERNEL_ID), (), lambda: {before[0]}) == [before[1]]
+
+
+def test_what_is_made_after_the_clock_was_set_back_is_the_newest(store: Store, save: Saved) -> None:
+    ours = save(at="2099-01-01T00:00:00.000Z")
+    theirs = save(OTHER_ID, at="2099-06-01T00:00:00.000Z")
+    beside = save(OTHER_ID, at="2099-09-09T09:09:09.999Z",
+                  notebook={"path": NOTEBOOK, "sha256": ""})
+    for record, after in [
+            (Record(KERNEL_ID), "2099-01-01T00:00:00.001Z"),
+            (Record(KERNEL_ID, parent=theirs), "2099-06-01T00:00:00.001Z"),
+            (Record(KERNEL_ID, parent=ours, notebook=NOTEBOOK), "2099-09-09T09:09:10.000Z")]:
+        making = Save(cast(Any, None), cast(Any, SimpleNamespace(record=record)), {},
+                      cast(Any, None), beside)
+        assert making._moment(store) == after
+    assert utc_after(["2026-01-01T00:00:00.000Z"]) <= utc_now()
+    assert utc_after(["9999-12-31T23:59:59.999Z"]) <= utc_now()  # no later one is there
+    assert utc_after(["no time"]) <= utc_now()
+
+
+def test_nothing_goes_for_what_was_removed_while_it_was_proven(
+        store: Store, save: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, last = save(), save()
+    check = Store.check
+    monkeypatch.setattr(Store, "check", lambda self, m: (check(self, m), store.remove(last)))
+    assert tidy(store, 1) == []
+    assert ids(store) == {old}
+
+
+@pytest.mark.parametrize("claim", [{"pinned": True}, {"name": "keep me"}, {"parked": True}, None])
+def test_what_somebody_claims_while_others_are_proven_stays(
+        store: Store, save: Saved, monkeypatch: pytest.MonkeyPatch, claim: dict[str, Any] | None
+) -> None:
+    old, last = save(), save()
+    needed: set[str] = set()
+    check = Store.check
+
+    def slow_check(self: Store, manifest: Any) -> None:
+        check(self, manifest)
+        if claim is None:
+            needed.add(old)
+        else:
+            store.update(old, **claim)
+
+    monkeypatch.setattr(Store, "check", slow_check)
+    assert Retention().tidy(store, scheduled(1), (), lambda: needed) == []
+    assert ids(store) == {old, last}
+
+
+def test_what_is_being_read_stays(store: Store, save: Saved) -> None:
+    old = store.resolve(save())
+    save()
+    with store.reading(old):
+        assert tidy(store, 1) == []
+        store.set_quota(1000)
+        assert relieve(store, Proofs()) == []
+    assert tidy(store, 1) == [old.id]
+
+
+def test_damage_is_told_once_and_what_was_removed_is_none(store: Store, save: Saved) -> None:
+    told: list[str] = []
+    keeper = Retention(Proofs(lambda error: told.append(error.message)))
+    saved = [save() for _ in range(3)]
+    damage(store, saved[2], set(saved[:2]))
+    for _ in range(2):
+        assert keeper.tidy(store, scheduled(1), ()) == []
+    assert len(told) == 1
+    assert saved[2] in told[0]
+    gone = store.resolve(saved[0])
+    store.remove(gone.id)
+    for path in (store.root / "chunks").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    assert not Proofs(lambda error: told.append(error.message))._prove(store, gone)
+    assert len(told) == 1
 
 
 def test_whole_but_older_one_makes_up_for_nothing(store: Store, save: Saved) -> None:
@@ -186,11 +266,33 @@ def test_chunks_are_collected_after_many_removals(
     def chunks() -> int:
         return sum(p.is_file() for p in (store.root / "chunks").rglob("*"))
 
+    store.collect()
     save()
     save()
     keeper.tidy(store, record, ())
+    keeper.collect(store)
     before = chunks()
     save()
     keeper.tidy(store, record, ())
+    keeper.collect(store)
     assert chunks() < before
     assert store.verify()["bad"] == []
+
+
+def test_chunks_are_collected_after_a_day_however_few_were_removed(
+        store: Store, save: Saved) -> None:
+    def chunks() -> int:
+        return sum(p.is_file() for p in (store.root / "chunks").rglob("*"))
+
+    store.collect()
+    store.remove(save())
+    before = chunks()
+    Retention().collect(store)  # each agent lives for one removal only
+    assert chunks() == before
+    yesterday = time.time() - retention.COLLECT_EVERY_S - 60
+    os.utime(store.root / "collect.lock", (yesterday, yesterday))
+    Retention().collect(store)
+    assert chunks() == 0
+    assert store.collection_age_s() < retention.COLLECT_EVERY_S
+    os.utime(store.root / "collect.lock", (2e9 * 2, 2e9 * 2))  # the clock was set back
+    assert store.collection_age_s() > retention.COLLECT_EVERY_S

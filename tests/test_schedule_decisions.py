@@ -7,9 +7,11 @@ import os
 import socket
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from fake_kernels import a_manifest
 from inkernel_harness import until
 
 from jupyter_ckpt.agent import schedule as module
@@ -18,11 +20,14 @@ from jupyter_ckpt.agent.jobs import JobTable
 from jupyter_ckpt.agent.kernel import Kernel
 from jupyter_ckpt.agent.kernel_link import KernelLink
 from jupyter_ckpt.agent.schedule import BUSY_RETRY_S, Scheduler
+from jupyter_ckpt.agent.tidying import Tidying
 from jupyter_ckpt.box import Box
-from jupyter_ckpt.errors import KernelNotFound, OutOfSpace, UsageError
-from jupyter_ckpt.plan import Schedule
+from jupyter_ckpt.errors import ChunkCorrupt, KernelNotFound, OutOfSpace, UsageError
+from jupyter_ckpt.manifest import PRESSURE
+from jupyter_ckpt.offers import offer_again
+from jupyter_ckpt.plan import KEEP_VARIABLE, Schedule
 from jupyter_ckpt.procfs import ProcessId
-from jupyter_ckpt.protocol import KERNEL_SOCKET_NAME
+from jupyter_ckpt.protocol import KERNEL_SOCKET_NAME, TRIGGERS
 from jupyter_ckpt.record import RECORD_NAME, Record, read_record, write_record
 
 
@@ -47,7 +52,10 @@ class FakeKernel:
     def __init__(self, record: Record) -> None:
         self.record, self.link = record, FakeLink()
         self.mark: Mark | None = None
+        self.prove_next = False
         self.saved_at: float | None = None
+
+    distrust = Kernel.distrust
 
     def run_a_cell(self) -> None:
         assert self.link.status is not None
@@ -77,7 +85,7 @@ class FakeAgent:
         return True
 
     def save(self, request: dict[str, Any], job: Any) -> dict[str, Any]:
-        self.saves.append(request["trigger"])
+        self.saves.append(request["purpose"] or request["trigger"])
         if self.failure is not None:
             raise self.failure
         kernel = self.need_kernel()
@@ -111,9 +119,14 @@ class Bench:
         return self.agent.saves
 
 
+TIDIED: list[bool] = []
+"""The times that the bench was tidied up; whether because the disk was full."""
+
+
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(Scheduler, "_tidy", lambda self, kernel: None)
+    monkeypatch.setattr(Tidying, "run", lambda self, kernel, disk_full: TIDIED.append(disk_full))
+    TIDIED.clear()
     return Bench(tmp_path / "kernel-0001")
 
 
@@ -203,6 +216,14 @@ def test_a_save_by_hand_puts_the_next_one_off(bench: Bench) -> None:
     assert bench.later(31) == ["interval"]
 
 
+def test_save_for_want_of_memory_is_one_of_the_schedule_with_a_purpose(bench: Bench) -> None:
+    kernel: Any = bench.kernel(schedule=Schedule(60.0))
+    kernel.run_a_cell()
+    bench.scheduler.save_if_went_on(kernel, "interval", PRESSURE)
+    assert bench.later(0) == [PRESSURE]
+    assert PRESSURE not in TRIGGERS
+
+
 def test_never_two_at_once(bench: Bench) -> None:
     kernel = bench.kernel(schedule=Schedule(60.0, 1))
     kernel.run_a_cell()
@@ -235,6 +256,45 @@ def test_failures_are_kept_and_retried_ever_later(bench: Bench) -> None:
     assert (last["id"], last["error"]) == (f"{4:016x}", None)
     kernel.run_a_cell()
     assert len(bench.later(61)) == 5  # no delay is left
+
+
+def test_full_disk_is_relieved_once_for_each_save_that_failed_of_it(bench: Bench) -> None:
+    kernel = bench.kernel(schedule=Schedule(60.0))
+    kernel.run_a_cell()
+    bench.agent.failure = OutOfSpace("The disk is full.", "Free some.")
+    bench.later(61)
+    for _ in range(3):
+        bench.later(1)
+    assert TIDIED == [True]
+    bench.agent.failure = None
+    assert len(bench.later(61)) == 2
+    bench.later(1)
+    assert TIDIED == [True, False]
+
+
+def test_damage_has_the_next_save_prove_what_it_shares_and_is_told(bench: Bench) -> None:
+    kernel = bench.kernel(schedule=Schedule(60.0))
+    kernel.run_a_cell()
+    assert len(bench.later(61)) == 1
+    bench.scheduler._found_damage(ChunkCorrupt("Checkpoint 1 is damaged.", "Restore a backup."))
+    assert kernel.prove_next
+    last = bench.scheduler.view()["last_automatic"]
+    assert (last["id"], last["error"]["message"]) == (None, "Checkpoint 1 is damaged.")
+    assert len(bench.later(61)) == 2  # although nothing was run
+    assert bench.scheduler.view()["last_automatic"]["error"] is None
+
+
+def test_what_records_and_offers_rely_on_is_needed(tmp_path: Path) -> None:
+    folders = [tmp_path / "kernel-0001", tmp_path / "kernel-0002"]
+    for number, folder in enumerate(folders):
+        folder.mkdir()
+        write_record(folder, Record(folder.name, parent=f"{number:016x}", recover=None if number
+                                    else "f" * 16))
+    offered = a_manifest("kernel-0003")
+    offer_again(tmp_path, offered, "it could not be brought back")
+    agent: Any = SimpleNamespace(folder=folders[0])
+    assert Tidying(agent, lambda error: None)._needed() == {
+        "0" * 16, f"{1:016x}", "f" * 16, offered.id}
 
 
 def test_next_agent_knows_of_the_failures(bench: Bench, tmp_path: Path) -> None:
@@ -285,6 +345,19 @@ def test_change_is_written_and_told_and_a_bad_one_changes_nothing(bench: Bench) 
     bench.later(0)
     assert kernel.link.told[-1] == {"scheduled": False, "cells": None}
     assert bench.scheduler._sleep_s() is None
+
+
+@pytest.mark.parametrize(("said", "keep"), [('{"keep": 3}', 3), ('{"keep": 0}', 5), ("[", 5)])
+def test_schedule_keeps_what_the_configuration_says_unless_it_says_so_itself(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, keep: int
+) -> None:
+    monkeypatch.setenv(KEEP_VARIABLE, said)
+    bench = Bench(tmp_path / "kernel-0002")
+    bench.kernel()
+    assert bench.scheduler.change({"every": "1m"})["keep"] == keep
+    assert bench.scheduler.change({"keep": 7})["keep"] == 7
+    bench.scheduler.change({"off": True})
+    assert bench.scheduler.change({"cells": 2})["keep"] == keep
 
 
 def test_changing_keep_does_not_put_the_next_save_off(bench: Bench) -> None:

@@ -15,6 +15,7 @@ from jupyter_harness import Home, Server
     ("c.CheckpointApp.cells = 20\nc.CheckpointApp.keep_hourly = 24",
      {"every_s": None, "cells": 20, "keep": None, "keep_hourly": 24, "keep_daily": None}),
     ("", None),
+    ("c.CheckpointApp.keep = 3", None),
     ('c.CheckpointApp.every = "soon"', None),
 ])
 def test_new_kernels_have_the_configured_schedule(
@@ -30,6 +31,8 @@ def test_new_kernels_have_the_configured_schedule(
         assert record["schedule"] == schedule
         if "soon" in configured:
             assert "'soon' is not a span of time" in server.tail()
+        else:
+            assert "Kernels start without automatic checkpoints" not in server.log.read_text()
         server.request("DELETE", f"/api/kernels/{kernel}")
     finally:
         server.stop()

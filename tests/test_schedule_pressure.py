@@ -159,7 +159,7 @@ class Bench:
     """A guard on a clock, a memory and a disk that only the test changes."""
 
     folder: Path
-    answer: str | None = None
+    answer: str | Exception | None = None
     """What the scheduler says instead of saving."""
     now: float = 1000.0
     available: int = 8 * GB
@@ -179,8 +179,10 @@ class Bench:
             agent, self, self.threshold, lambda: self.now,
             lambda pid: [Room(self.available, 10 * GB, "the machine")], lambda path: self.free_disk)
 
-    def save_if_went_on(self, kernel: Any, trigger: str) -> Job | str:
-        assert (kernel, trigger) == (self.kernel, "pressure")
+    def save_if_went_on(self, kernel: Any, trigger: str, purpose: str | None = None) -> Job | str:
+        assert (kernel, trigger, purpose) == (self.kernel, "interval", "pressure")
+        if isinstance(self.answer, Exception):
+            raise self.answer
         if self.answer is not None:
             return self.answer
         self.saves.append(Job(f"auto-{len(self.saves):08}", "checkpoints"))
@@ -243,6 +245,15 @@ def test_two_kernels_are_not_saved_at_once(tmp_path: Path) -> None:
     assert second.later(BUSY_RETRY_S) == SAVING_LOOK_S
 
 
+def test_guard_that_stumbles_keeps_nobody_from_saving(tmp_path: Path) -> None:
+    first, second = (Bench(tmp_path / name, available=GB // 2) for name in ("kernel-1", "kernel-2"))
+    first.answer = MemoryError()
+    with pytest.raises(MemoryError):
+        first.later(0)
+    assert second.later(0) == SAVING_LOOK_S
+    assert len(second.saves) == 1
+
+
 @pytest.mark.parametrize(("changes", "word"), [
     ({"available": 60 << 20}, "so short"), ({"free_disk": GB}, "on the disk")])
 def test_what_cannot_succeed_is_not_tried_but_told(
@@ -287,7 +298,7 @@ def test_session_saved_for_want_of_memory_comes_back_after_its_kernel_was_killed
     def saved() -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = server.ok(
             "GET", f"/api/ckpt/checkpoints?kernel_id={kernel_id}")
-        return [m for m in found if m["trigger"] == "pressure"]
+        return [m for m in found if (m["trigger"], m["purpose"]) == ("interval", "pressure")]
 
     checkpoint = wait_until(saved, what="a checkpoint for want of memory")[0]
     first = real_home.record(kernel_id)

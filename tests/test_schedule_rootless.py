@@ -20,8 +20,9 @@ def test_schedule_of_an_ordinary_user() -> None:
         kernel_id = started["kernel_id"]
         talker = Talker(started["connection_file"])
 
-        def ids(trigger: str) -> list[str]:
-            return [m["id"] for m in shell.ckpt("list", kernel_id) if m["trigger"] == trigger]
+        def ids(reason: str) -> list[str]:
+            return [m["id"] for m in shell.ckpt("list", kernel_id)
+                    if reason == (m["purpose"] or m["trigger"])]
 
         # Memory is "short" from the beginning: saved as soon as there is a schedule.
         talker.run("x = [1]")

@@ -16,6 +16,7 @@ pytest_plugins = ["jupyter_fixtures"]
 
 
 def test_schedule_goes_on_after_its_agent_was_killed(real_home: Home, start: StartServer) -> None:
+    real_home.configure("c.CheckpointApp.keep = 3\n")
     server = start(real_home)
     scheduled = server.ok("POST", "/api/kernels", {})["id"]
     path = f"/api/ckpt/kernels/{scheduled}/schedule"
@@ -27,7 +28,7 @@ def test_schedule_goes_on_after_its_agent_was_killed(real_home: Home, start: Sta
     assert record is not None
     assert record["mark"]["cells"] == 1  # or the idle kernel would be saved once more
     found: dict[str, Any] = server.ok("GET", path)
-    assert (found["every_s"], found["cells"]) == (3600, 3)
+    assert (found["every_s"], found["cells"], found["keep"]) == (3600, 3, 3)
     assert server.connect(scheduled).run("print(6 * 7)") == "42"
 
 

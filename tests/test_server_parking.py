@@ -56,7 +56,7 @@ def parked(home: Home, start: StartServer) -> dict[str, Any]:
 
 
 # -- culling ------------------------------------------------------------------------------
-def test_culled_session_comes_back_and_is_not_saved_twice(
+def test_culled_session_comes_back_as_often_as_it_is_culled(
     real_home: Home, start: StartServer
 ) -> None:
     real_home.write_notebook("a.ipynb", "x")
@@ -76,8 +76,9 @@ def test_culled_session_comes_back_and_is_not_saved_twice(
     assert told["checkpoint_created_at"] == saved["created_at"]
     assert not checkpoints(server)[0]["parked"]
     wait_until(lambda: not kernels(server), 60, "it is culled again")
-    # It did nothing in between, so the checkpoint it came from will do.
-    assert [(one["id"], one["parked"]) for one in checkpoints(server)] == [(saved["id"], True)]
+    # The one it came from is of another kernel, and does not stand for this one.
+    assert [(one["kernel"]["id"], one["parked"]) for one in checkpoints(server)] == [
+        (second, True), (first, False)]
 
     third = opened(server)
     channel = server.connect(third)
@@ -208,8 +209,13 @@ def test_session_that_cannot_come_back_is_never_silently_fresh(
     told = events.last("revive", "failed")
     assert (told["checkpoint_id"], told["error"]["code"]) == (saved["id"], 7)
     assert f"could not be brought back from checkpoint {saved['id']}" in server.log.read_text()
+    assert f"jupyter ckpt restore {saved['id']}" in told["error"]["hint"]
     assert use(server, kernel_id, "print('x' in globals())") == "False"
     assert not checkpoints(server)[0]["parked"]
+    # No promise any more, but an offer: what is offered is not tidied away.
+    assert events.last("offer", "succeeded")["checkpoint_id"] == saved["id"]
+    [offer] = server.ok("GET", "/api/ckpt/offers?notebook=a.ipynb")
+    assert (offer["checkpoint"], offer["kernel_id"]) == (saved["id"], saved["kernel"]["id"])
 
 
 def test_two_servers_that_open_one_notebook_bring_it_back_once(

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 CPU_NOISE_S = 0.1
 NOISE_SHARE = 1e-4
 """What an idle kernel may use besides, per second: heartbeats and our questions."""
+SAME_CPU_S = 0.02
+"""All that a kernel may have used in whatever time and still be called the same."""
+_ALONE = 2
+"""The dump root and the kernel: a tree without children of the user's."""
 _TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 
 
@@ -28,14 +32,19 @@ class Mark:
     cpu_s: float
     at: float
     """On the monotonic clock: one for all processes, until the machine is started anew."""
+    callbacks: int | None = None
+    """Messages besides cells that ran code (widgets, silent requests); None: nobody can tell."""
+    background: bool = False
+    """Whether threads, tasks or child processes of the user's are there, idle or not."""
 
     @classmethod
     def of(cls, root: ProcessId | None, status: dict[str, Any] | None) -> Mark:
         """Return the mark of the tree below `root`, with what the kernel said of itself."""
         said = status or {}
-        cells = said.get("cells_run")
-        return cls(cells if isinstance(cells, int) else None, bool(said.get("busy")),
-                   cpu_s(root), time.monotonic())
+        tree = descendants(root.pid) if root is not None and root.is_alive() else ()
+        return cls(_count(said.get("cells_run")), bool(said.get("busy")),
+                   cpu_s(root), time.monotonic(), _count(said.get("callbacks_run")),
+                   bool(said.get("background")) or len(tree) > _ALONE)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -49,7 +58,9 @@ class Mark:
             return None
         if found is not None and not (
                 isinstance(found.cells, (int, type(None))) and isinstance(found.busy, bool)
-                and isinstance(found.cpu_s, (int, float)) and isinstance(found.at, (int, float))):
+                and isinstance(found.cpu_s, (int, float)) and isinstance(found.at, (int, float))
+                and isinstance(found.callbacks, (int, type(None)))
+                and isinstance(found.background, bool)):
             return None
         return found
 
@@ -70,6 +81,27 @@ class Mark:
             return True
         noise_s = CPU_NOISE_S + NOISE_SHARE * (self.at - earlier.at)
         return self.cpu_s - earlier.cpu_s > noise_s
+
+    def is_same(self, earlier: Mark | None) -> bool:
+        """Tell whether nothing can have changed from `earlier` to this moment.
+
+        Without an earlier one: whether nobody's code has ever run. Where
+        `is_beyond` forgives what an idle kernel uses, for a save comes again,
+        this is asked before a kernel is ended: it forgives next to nothing, and
+        what cannot be known counts as changed.
+        """
+        if self.busy or self.cells is None:
+            return False
+        if earlier is None:
+            return self.cells == 0
+        if self.callbacks is None or self.background or earlier.busy or earlier.background:
+            return False
+        return ((self.cells, self.callbacks) == (earlier.cells, earlier.callbacks)
+                and self.cpu_s - earlier.cpu_s <= SAME_CPU_S)
+
+
+def _count(said: object) -> int | None:
+    return said if isinstance(said, int) else None
 
 
 def cpu_s(root: ProcessId | None) -> float:
@@ -99,3 +131,16 @@ def went_on(kernel: Kernel, timeout_s: float) -> bool:
     if kernel.mark is not None:
         kernel.mark = kernel.mark.allowing(now.cpu_s - used)
     return False
+
+
+def is_unchanged(kernel: Kernel, timeout_s: float) -> bool:
+    """Ask the kernel, and tell whether it is as it was last saved or restored, beyond doubt.
+
+    One that never ran anybody's code is, too. One without an in-kernel part, or that
+    does not answer within `timeout_s`, never is.
+    """
+    used = cpu_s(kernel.record.root)  # what the question itself costs is not counted
+    status = kernel.link.ask("status", timeout_s)
+    if status is None:
+        return False
+    return replace(Mark.of(kernel.record.root, status), cpu_s=used).is_same(kernel.mark)

@@ -27,6 +27,8 @@ class Kernel:
     folder: Path
     saved_at: float | None = None
     """When that was, on the monotonic clock."""
+    prove_next: bool = False
+    """Whether the next save must read back every stored chunk it uses again."""
 
     @classmethod
     def attach(cls, record: Record, binary: Path, folder: Path) -> Kernel:
@@ -61,6 +63,15 @@ class Kernel:
     @mark.setter
     def mark(self, mark: Mark | None) -> None:
         self.record.mark = mark.to_dict() if mark is not None else None
+
+    def distrust(self) -> None:
+        """Have the next save prove what it shares with earlier ones, and come soon.
+
+        Stored bytes were found damaged: the session's memory may be all that is
+        left of them, and every checkpoint that shares them is bad.
+        """
+        self.prove_next = True
+        self.mark = None
 
     @property
     def root_inner_pid(self) -> int:

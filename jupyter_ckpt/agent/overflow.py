@@ -13,17 +13,17 @@ from collections.abc import Collection
 from ..manifest import Manifest
 from ..store import Store
 from .proofs import Proofs
-from .retention import may_go, remove
+from .retention import Needed, may_go, remove
 
 log = logging.getLogger(__name__)
 
 
-def relieve(store: Store, proofs: Proofs, needed: Collection[str] = ()) -> list[str]:
+def relieve(store: Store, proofs: Proofs, needed: Needed = tuple) -> list[str]:
     """Remove what has to go for the store to be within its quota; return the removed ids.
 
     Called by the agent after each save. Costs nothing without a quota, and a
-    look at one file while the store is within it. `needed` are ids of
-    checkpoints that somebody is about to restore. Raises `CheckpointError`.
+    look at one file while the store is within it. `needed` tells the ids of
+    checkpoints that somebody relies on. Raises `CheckpointError`.
     """
     quota = store.quota_bytes()
     if quota is None or store.usage_bytes() <= quota:
@@ -64,7 +64,7 @@ def _sentence(used: int, quota: int) -> str:
 
 
 def _remove_some(
-    store: Store, proofs: Proofs, needed: Collection[str], excess: int
+    store: Store, proofs: Proofs, needed: Needed, excess: int
 ) -> list[str]:
     """Remove the oldest that may go: one, and more while they stored less than is too much.
 
@@ -73,12 +73,12 @@ def _remove_some(
     manifests = store.manifests()
     removed: list[str] = []
     freed = 0
-    for manifest in reversed(_candidates(manifests, needed)):
+    for manifest in reversed(_candidates(manifests, needed())):
         if removed and freed + manifest.stored_bytes > excess:
             break
         beside = [m for m in manifests if m.id not in removed and m.id != manifest.id
                   and _group(m) == _group(manifest)]
-        if remove(store, proofs, [manifest], beside):
+        if remove(store, proofs, [manifest], beside, needed):
             removed.append(manifest.id)
             freed += manifest.stored_bytes
     return removed

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from ..errors import CheckpointError, OutOfSpace, UsageError
 from ..faults import point
+from ..manifest import PRESSURE
 from ..plan import DEFAULT_SAVE_BELOW, SAVE_BELOW_VARIABLE
 from ..protocol import Job
 from ..sizes import Threshold, parse_threshold
@@ -41,7 +42,8 @@ DISK_PER_MEMORY = 2.0
 class Saves(Protocol):
     """What is needed of the `Scheduler`."""
 
-    def save_if_went_on(self, kernel: Kernel, trigger: str) -> Job | str: ...
+    def save_if_went_on(
+        self, kernel: Kernel, trigger: str, purpose: str | None = None) -> Job | str: ...
 
     def tell_failure(self, error: CheckpointError) -> None: ...
 
@@ -122,8 +124,12 @@ class PressureGuard:
     def _save(self, kernel: Kernel, short: Sequence[Room]) -> float:
         if not self._take_lock():
             return BUSY_RETRY_S
-        asked = self._ask(kernel, short)
-        point("pressure.asked")
+        try:
+            asked = self._ask(kernel, short)
+            point("pressure.asked")
+        except BaseException:
+            self._let_go()  # or no kernel of this user would be saved any more
+            raise
         if isinstance(asked, Job):
             self._job = asked
             self._not_before = self._clock() + SAVED_RETRY_S
@@ -139,7 +145,7 @@ class PressureGuard:
             self._saves.tell_failure(refusal)
             self._not_before = self._clock() + SAVED_RETRY_S
             return SAVED_RETRY_S
-        answer = self._saves.save_if_went_on(kernel, "pressure")
+        answer = self._saves.save_if_went_on(kernel, "interval", PRESSURE)
         if isinstance(answer, str):
             return UNCHANGED_RETRY_S if answer == "unchanged" else BUSY_RETRY_S
         log.warning("memory runs short (%d MB of %d MB left of %s): the kernel is saved",
@@ -166,10 +172,13 @@ class PressureGuard:
 
     def _take_lock(self) -> bool:
         lock = LockFile(self._agent.folder.parent / LOCK_NAME)
-        if lock.try_lock(EXCLUSIVE):
-            self._lock = lock
-            return True
-        lock.close()
+        try:
+            if lock.try_lock(EXCLUSIVE):
+                self._lock = lock
+                return True
+        finally:
+            if self._lock is not lock:
+                lock.close()
         return False
 
     def _let_go(self) -> None:

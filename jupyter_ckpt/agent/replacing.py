@@ -19,9 +19,10 @@ from .activity import Mark
 from .core import Agent
 from .kernel import Kernel
 from .kernel_link import LINK_TIMEOUT_S
+from .proven import read_back
 from .requests import restore_answer
 from .restore import Prepared, Restore
-from .save import Save
+from .save import PROVEN_WARNING, Save
 
 log = logging.getLogger(__name__)
 SAFETY_NOTE = "The session as it was before it was restored to {0}."
@@ -98,6 +99,7 @@ class Replacement:
             point("restore.unpacked")
             if self._old is not None:
                 self._safety = self._save(self._old, store, manifest)
+                prepared.warnings += [w for w in self._safety.warnings if w == PROVEN_WARNING]
             try:
                 made = self._replace(restore, prepared)
             except Exception as error:
@@ -114,9 +116,8 @@ class Replacement:
         note = SAFETY_NOTE.format(wanted.name or wanted.id)
         request = {"trigger": "api", "note": note, "purpose": "before-restore"}
         # Not an id of this request: asked again, it saves a later state.
-        safety = Save(self._tools, old, request, self._job, new_id()).run()
-        self._job.enter("verifying")
-        store.check(safety)
+        safety = read_back(store, old, self._job, lambda: Save(
+            self._tools, old, request, self._job, new_id()).run())
         point("restore.saved")
         return safety
 

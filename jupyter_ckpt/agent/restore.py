@@ -78,6 +78,12 @@ class Restore:
         Raises `RestoreRefused` with all reasons, or `IntegrityError`; nothing was touched.
         """
         self.job.enter("preparing")
+        with store.reading(manifest):
+            return self._prepare(store, manifest, work, replaced)
+
+    def _prepare(
+        self, store: Store, manifest: Manifest, work: Path, replaced: Kernel | None
+    ) -> Prepared:
         if manifest.engine != "process":
             raise RestoreRefused(
                 f"Checkpoint {manifest.id} holds variables, not a process.",

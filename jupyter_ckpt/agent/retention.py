@@ -7,8 +7,9 @@ no newer one beside it that stays, was read back and is whole.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
+from functools import partial
 
 from ..errors import CheckpointNotFound
 from ..faults import point
@@ -20,11 +21,14 @@ from .proofs import Proofs
 
 log = logging.getLogger(__name__)
 COLLECT_AFTER = 10
-"""Chunks are collected after so many removals: it reads every manifest's content."""
+COLLECT_EVERY_S = 86_400.0
+"""Chunks are collected after so many removals or so long: it reads every manifest's content."""
 SAFETY = ("before-restore", "fork", "cull", "shutdown")
 """Purposes and triggers of checkpoints made along with something else."""
 SAFETY_KEPT = 3
 """So many of each of these stay, with a schedule and without."""
+Needed = Callable[[], Collection[str]]
+"""Tells the ids of checkpoints that somebody relies on, as of now."""
 _HOUR, _DAY = "%Y-%m-%d %H %z", "%Y-%m-%d"
 
 
@@ -36,46 +40,61 @@ class Retention:
         self._removed = 0
 
     def tidy(
-        self, store: Store, record: Record, others: Collection[str], needed: Collection[str] = ()
+        self, store: Store, record: Record, others: Collection[str], needed: Needed = tuple
     ) -> list[str]:
         """Remove what need not stay; return the removed ids.
 
         `others` are the ids of other kernels that live: theirs is not ours.
-        `needed` are ids of checkpoints that somebody is about to restore.
+        `needed` tells the ids of checkpoints that somebody relies on.
         Raises `CheckpointError`; then nothing that counts is gone.
         """
         ours = [m for m in store.manifests() if _is_ours(m, record, others)]
-        old = {m.id for m in _old(ours, record.schedule)} - set(needed)
-        if not old:
-            return []
+        old = {m.id for m in _old(ours, record.schedule)} - set(needed())
         going = [m for m in ours if m.id in old]
-        removed = remove(store, self._proofs, going, [m for m in ours if m.id not in old])
+        removed = remove(store, self._proofs, going, [m for m in ours if m.id not in old], needed)
         self._removed += len(removed)
-        if self._removed >= COLLECT_AFTER:
-            self._removed = 0
-            found = store.collect()
-            log.info("collected %d chunks", found["removed_chunks"])
         return removed
+
+    def collect(self, store: Store, at_once: bool = False) -> None:
+        """Remove the chunks that nothing needs any more, if that is due, or `at_once`.
+
+        Raises `CheckpointError`.
+        """
+        # The day: an agent may live for one removal only, and whoever says rm may forget gc.
+        if not at_once and self._removed < COLLECT_AFTER and (
+                store.collection_age_s() <= COLLECT_EVERY_S):
+            return
+        self._removed = 0
+        found = store.collect()
+        log.info("collected %d chunks", found["removed_chunks"])
 
 
 def remove(
-    store: Store, proofs: Proofs, going: Sequence[Manifest], staying: Sequence[Manifest]
+    store: Store, proofs: Proofs, going: Sequence[Manifest], staying: Sequence[Manifest],
+    needed: Needed = tuple,
 ) -> list[str]:
     """Remove those of `going` that a whole newer one of `staying` makes up for.
 
-    Both newest first. Called by retention and quota; returns the removed ids.
+    Both newest first. Called by retention and quota; returns the removed ids. A
+    proof may take minutes: what was pinned, named or needed meanwhile stays.
     """
     removed = []
     for manifest in going:
-        if not proofs.cover(store, manifest, staying):
+        cover = proofs.cover(store, manifest, staying)
+        if cover is None:
             continue
         try:
-            store.remove(manifest.id)
+            if not store.remove_if(manifest.id, partial(_may_still_go, store, cover.id, needed)):
+                continue
         except CheckpointNotFound:
             continue  # somebody else was quicker
         point("retention.removed")
         removed.append(manifest.id)
     return removed
+
+
+def _may_still_go(store: Store, cover_id: str, needed: Needed, manifest: Manifest) -> bool:
+    return may_go(manifest) and manifest.id not in needed() and store.holds(cover_id)
 
 
 def may_go(manifest: Manifest) -> bool:

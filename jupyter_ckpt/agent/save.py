@@ -19,7 +19,7 @@ from ..engine.preflight import check_can_be_saved
 from ..engine.sockets import inet_sockets
 from ..errors import CheckpointRefused, DumpFailed, NameTaken, OutOfSpace
 from ..faults import point
-from ..manifest import Manifest, checked_name, utc_now
+from ..manifest import Manifest, checked_name, utc_after
 from ..protocol import KERNEL_SOCKET_NAME, SOCKET_NAME, TRIGGERS, Job
 from ..record import write_private
 from ..store import Extent, Store
@@ -37,6 +37,9 @@ HOOK_DEADLINE_S = 30.0
 START_DEADLINE_S = 15.0
 PREDECESSOR_DEADLINE_S = 120.0
 COPIES = "copies"
+PROVEN_WARNING = (
+    "Stored data was found damaged, so all that this checkpoint shares with earlier ones was read "
+    "back, and stored anew where it was damaged. 'jupyter ckpt verify' tells which are not whole.")
 
 
 class Save:
@@ -85,7 +88,7 @@ class Save:
             point("save.thawed")
             self.job.enter("storing")
             self._warn_of_lost_connections(images)
-            manifest = self._manifest(processes, pause_s)
+            manifest = self._manifest(processes, pause_s, self._moment(store))
             return self._store(store, manifest, images, folders, began)
 
     def _dump(self, criu: Criu, images: Path, work: Path) -> float:
@@ -156,18 +159,9 @@ class Save:
         check_can_be_saved(root.pid, self.kernel.record.mode, GHOST_LIMIT_BYTES,
                            (SOCKET_NAME, KERNEL_SOCKET_NAME))
 
-    def _wait_for_start(self) -> None:
-        """Wait for the in-kernel part of a kernel that has only just been started."""
-        record = self.kernel.record
-        assert record.kernel is not None
-        while (record.injected and record.kernel.age_s() < START_DEADLINE_S
-               and record.kernel.is_alive() and not self.kernel.link.is_up()):
-            self.job.phase = "waiting for the kernel to start"
-            time.sleep(0.02)
-
     def _quiesce(self) -> None:
         self.job.enter("quiescing")
-        self._wait_for_start()
+        wait_for_start(self.kernel, self.job)
         answer = self.kernel.link.ask(
             "quiesce", HOOK_DEADLINE_S + QUIESCE_DEADLINE_S, request_id=self.job.id,
             deadline_s=HOOK_DEADLINE_S, trigger=self.request.get("trigger", "manual"))
@@ -200,11 +194,21 @@ class Save:
             self.found, copies, tuple(skip), self.file_limit_bytes)
         point("save.copied")
 
-    def _manifest(self, processes: list[dict[str, Any]], pause_s: float) -> Manifest:
+    def _moment(self, store: Store) -> str:
+        """Return when this checkpoint is made: after all others of its kernel and notebook."""
+        record = self.kernel.record
+        return utc_after(
+            m.created_at for m in store.manifests()
+            if m.id == record.parent or m.kernel.get("id") == record.kernel_id
+            or (record.notebook is not None
+                and (m.notebook or {}).get("path") == record.notebook))
+
+    def _manifest(self, processes: list[dict[str, Any]], pause_s: float, created_at: str
+                  ) -> Manifest:
         record, request, status = self.kernel.record, self.request, self.status
         trigger = request.get("trigger", "manual")
         return Manifest(
-            id=self.checkpoint_id, created_at=utc_now(), content="0" * 64,
+            id=self.checkpoint_id, created_at=created_at, content="0" * 64,
             name=request.get("name"), note=request.get("note"),
             pinned=bool(request.get("pin", False)), parent=record.parent,
             trigger=trigger if trigger in TRIGGERS else "api",
@@ -231,7 +235,10 @@ class Save:
             self.job.done_bytes += done
 
         details = self._details(images, folders)
-        with store.transaction(self.job.id) as tx:
+        prove = self.kernel.prove_next
+        if prove:
+            manifest.warnings.append(PROVEN_WARNING)
+        with store.transaction(self.job.id, prove_reused=prove) as tx:
             for path in sorted(sizes):
                 extents = [Extent(*run) for run in runs[path.name]] if path.name in runs else None
                 tx.add_file(f"images/{path.name}", path, extents, progress)
@@ -249,7 +256,10 @@ class Save:
             tx.add_bytes("restore.json", json.dumps(details).encode())
             self._add_document(tx, manifest)
             manifest.duration_s = round(time.monotonic() - began, 6)
-            return tx.commit(manifest)
+            manifest = tx.commit(manifest)
+        if prove:
+            self.kernel.prove_next = False
+        return manifest
 
     def _details(self, images: Path, folders: dict[str, int]) -> dict[str, Any]:
         """Describe what only a restore needs; holds secrets, so it is no manifest field."""
@@ -283,6 +293,16 @@ class Save:
             return
         tx.add_bytes("notebook.ipynb", data)
         manifest.notebook = {"path": path, "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def wait_for_start(kernel: Kernel, job: Job) -> None:
+    """Wait for the in-kernel part of a kernel that has only just been started."""
+    record = kernel.record
+    assert record.kernel is not None
+    while (record.injected and record.kernel.age_s() < START_DEADLINE_S
+           and record.kernel.is_alive() and not kernel.link.is_up()):
+        job.phase = "waiting for the kernel to start"
+        time.sleep(0.02)
 
 
 def _purpose(request: dict[str, Any]) -> str | None:

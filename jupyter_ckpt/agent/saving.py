@@ -6,16 +6,17 @@ import logging
 import time
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, IntegrityError
 from ..faults import point
 from ..manifest import Manifest
 from ..protocol import Job, checkpoint_id
 from . import overflow
-from .activity import went_on
+from .activity import is_unchanged
 from .core import Agent
 from .kernel import Kernel
 from .kernel_link import LINK_TIMEOUT_S
-from .save import Save
+from .proven import read_back
+from .save import Save, wait_for_start
 from .tools import Tools
 
 log = logging.getLogger(__name__)
@@ -24,30 +25,24 @@ log = logging.getLogger(__name__)
 def save(agent: Agent, request: dict[str, Any], job: Job) -> dict[str, Any]:
     """Save the kernel; return the manifest. Runs as a job.
 
-    With ``unless_saved`` a kernel that did nothing since its last checkpoint
-    is not saved again; the answer is that checkpoint, or {} for a kernel that
-    never did anything. With ``verify`` the checkpoint is read back first.
+    With ``unless_saved`` a kernel that is as its last checkpoint holds it, beyond
+    doubt, is not saved again; the answer is that checkpoint, or {} for a kernel
+    that never did anything. With ``verify`` the checkpoint is read back first.
     """
     kernel = agent.need_kernel()
     tools = agent.tools.storing_in(request.get("store"))
     if request.get("unless_saved"):
-        known = _saved_already(tools, kernel, job)
+        known = _saved_already(tools, kernel, request, job)
         if known is not None:
             return known
     error: CheckpointError | None = None
     manifest: Manifest | None = None
     try:
         with agent.doing("frozen"):
-            making = Save(tools, kernel, request, job, checkpoint_id(agent.folder.name, job.id))
-            manifest = making.run()
-            kernel.mark, kernel.saved_at = making.mark, time.monotonic()
-            point("save.stored")
-            agent.note(kernel, parent=manifest.id)
-            point("save.recorded")
-            agent.news()
             if request.get("verify"):
-                job.enter("verifying")
-                tools.store().check(manifest)
+                manifest = _read_back(agent, tools, kernel, request, job)
+            else:
+                manifest = _made(agent, tools, kernel, request, job)
             return {**manifest.to_dict(), "warnings": manifest.warnings + _quota_warnings(tools)}
     except CheckpointError as caught:
         error = caught
@@ -59,9 +54,36 @@ def save(agent: Agent, request: dict[str, Any], job: Job) -> dict[str, Any]:
             error=error.to_dict() if error else None)
 
 
-def _saved_already(tools: Tools, kernel: Kernel, job: Job) -> dict[str, Any] | None:
+def _made(
+    agent: Agent, tools: Tools, kernel: Kernel, request: dict[str, Any], job: Job
+) -> Manifest:
+    """Save the kernel and let record and schedule know."""
+    making = Save(tools, kernel, request, job, checkpoint_id(agent.folder.name, job.id))
+    manifest = making.run()
+    kernel.mark, kernel.saved_at = making.mark, time.monotonic()
+    point("save.stored")
+    agent.note(kernel, parent=manifest.id)
+    point("save.recorded")
+    agent.news()
+    return manifest
+
+
+def _read_back(
+    agent: Agent, tools: Tools, kernel: Kernel, request: dict[str, Any], job: Job
+) -> Manifest:
+    parent = kernel.record.parent
+    return read_back(
+        tools.store(), kernel, job, lambda: _made(agent, tools, kernel, request, job),
+        # The second one has the same id, and cannot be its own parent.
+        lambda: agent.note(kernel, parent=parent))
+
+
+def _saved_already(
+    tools: Tools, kernel: Kernel, request: dict[str, Any], job: Job
+) -> dict[str, Any] | None:
     """Return the checkpoint that holds the present state; None: it must be saved."""
-    if went_on(kernel, LINK_TIMEOUT_S):
+    wait_for_start(kernel, job)
+    if not is_unchanged(kernel, LINK_TIMEOUT_S):
         return None
     if kernel.record.parent is None:
         return {} if kernel.mark is None else None
@@ -69,11 +91,26 @@ def _saved_already(tools: Tools, kernel: Kernel, job: Job) -> dict[str, Any] | N
     try:
         store = tools.store()
         manifest = store.resolve(kernel.record.parent)
+        if not _is_its_own(manifest, kernel, request):
+            return None
         store.check(manifest)
     except CheckpointError as error:
         log.warning("the last checkpoint will not do: %s", error.message)
+        if isinstance(error, IntegrityError):
+            kernel.distrust()
         return None
     return manifest.to_dict()
+
+
+def _is_its_own(manifest: Manifest, kernel: Kernel, request: dict[str, Any]) -> bool:
+    """Tell whether a checkpoint is one of this kernel and of the notebook it has now.
+
+    A fork or a renamed notebook would come back at the place of another.
+    """
+    document = request.get("document") or {}
+    return (manifest.kernel.get("id") == kernel.record.kernel_id
+            and (manifest.notebook or {}).get("path")
+            == (document.get("path") or kernel.record.notebook))
 
 
 def _quota_warnings(tools: Tools) -> list[str]:

@@ -14,21 +14,17 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
-from ..errors import CheckpointError, KernelNotFound
+from ..errors import CheckpointError, IntegrityError, KernelNotFound, OutOfSpace
 from ..manifest import utc_now
-from ..offers import offered
 from ..plan import Schedule, changed, shown
 from ..protocol import Job
-from ..record import all_records
 from .activity import went_on
 from .core import Agent
 from .jobs import JobTable
 from .kernel import Kernel
 from .kernel_link import LINK_TIMEOUT_S
-from .overflow import relieve
 from .pressure import PressureGuard, configured_threshold
-from .proofs import Proofs
-from .retention import Retention
+from .tidying import Tidying, configured_keeping
 
 log = logging.getLogger(__name__)
 BUSY_RETRY_S = 5.0
@@ -51,8 +47,8 @@ class Scheduler:
     ) -> None:
         self._agent, self._jobs, self._clock = agent, jobs, clock
         self._save_kernel = save
-        self._proofs = Proofs()
-        self._retention = Retention(self._proofs)
+        self._keeping = configured_keeping()
+        self._tidying = Tidying(agent, self._found_damage)
         self._wakeup = threading.Condition()
         self._woken = True
         self._kernel: Kernel | None = None
@@ -63,6 +59,8 @@ class Scheduler:
         self._job: Job | None = None
         self._tidied: float | None = None
         """When the kernel was last saved or restored, as of the last tidying up."""
+        self._disk_full = False
+        """Whether a save failed for want of disk space, and nothing was done about it yet."""
         self._untold: float | None = None
         """When the kernel is told next how many cells to count; None: it knows."""
         self._tell_delay_s = TELL_FIRST_S
@@ -90,11 +88,9 @@ class Scheduler:
         schedule = kernel.record.schedule
         due = self._due(kernel)
         return {
-            "kernel_id": kernel.record.kernel_id,
-            **shown(schedule),
+            "kernel_id": kernel.record.kernel_id, **shown(schedule),
             "next_due_s": None if due is None else round(max(0.0, due - self._clock()), 3),
-            "last_automatic": self._last,
-        }
+            "last_automatic": self._last}
 
     def change(self, changes: dict[str, Any]) -> dict[str, Any]:
         """Set the kernel's schedule (see `plan.changed`); return the `view` of it.
@@ -105,7 +101,7 @@ class Scheduler:
         kernel = self._agent.need_kernel()
         with self._wakeup:
             before = kernel.record.schedule
-            schedule = changed(before, changes)
+            schedule = changed(before or self._keeping, changes)
             if not self._agent.note(kernel, schedule=schedule):
                 raise KernelNotFound(f"Kernel {kernel.record.kernel_id} is being replaced.",
                                      "Set the schedule when that is done.")
@@ -166,7 +162,7 @@ class Scheduler:
             return
         if self._untold is not None and self._clock() >= self._untold:
             self._tell(kernel)
-        if kernel.saved_at != self._tidied:
+        if kernel.saved_at != self._tidied or self._disk_full:
             self._tidied = kernel.saved_at
             self._tidy(kernel)
         due = self._due(kernel)
@@ -221,7 +217,9 @@ class Scheduler:
         else:
             self._earliest = _after(kernel.record.schedule, self._clock())
 
-    def save_if_went_on(self, kernel: Kernel, trigger: str) -> Job | str:
+    def save_if_went_on(
+        self, kernel: Kernel, trigger: str, purpose: str | None = None
+    ) -> Job | str:
         """Ask for a save if the kernel went on since it was last saved.
 
         Called by this thread and the `PressureGuard`. Returns the job, else
@@ -234,25 +232,25 @@ class Scheduler:
             beyond = went_on(kernel, LINK_TIMEOUT_S)
         finally:
             self._jobs.turn.release()
-        return (self._put(trigger) or "busy") if beyond else "unchanged"
+        return (self._put(trigger, purpose) or "busy") if beyond else "unchanged"
 
     @property
     def _in_flight(self) -> bool:
         return self._job is not None and not self._job.finished
 
-    def _put(self, trigger: str) -> Job | None:
+    def _put(self, trigger: str, purpose: str | None = None) -> Job | None:
         """Ask for a save and return its job; None while another of ours is on its way."""
         with self._wakeup:
             if self._in_flight:
                 return None
             self._job = self._jobs.put("checkpoints", f"auto-{secrets.token_hex(8)}",
-                                       lambda job: self._save(trigger, job))
+                                       lambda job: self._save(trigger, purpose, job))
             return self._job
 
-    def _save(self, trigger: str, job: Job) -> dict[str, Any]:
+    def _save(self, trigger: str, purpose: str | None, job: Job) -> dict[str, Any]:
         """Make one automatic checkpoint; runs in the job table's thread."""
         try:
-            manifest = self._save_kernel({"trigger": trigger}, job)
+            manifest = self._save_kernel({"trigger": trigger, "purpose": purpose}, job)
         except CheckpointError as error:
             self._note_failure(error)
             raise
@@ -268,7 +266,7 @@ class Scheduler:
         return manifest
 
     def tell_failure(self, error: CheckpointError) -> None:
-        """Keep in mind, for whoever asks, that a save was not even tried."""
+        """Keep in mind, for whoever asks, that a save was not even tried, or went bad."""
         log.warning("%s", error.message)
         self._note(None, error)
 
@@ -278,6 +276,7 @@ class Scheduler:
         schedule = kernel.record.schedule if kernel is not None else None
         with self._wakeup:
             self._failures += 1
+            self._disk_full = isinstance(error, OutOfSpace)
             self._not_before = self._clock() + self._backoff_s(schedule)
         self._note(None, error)
         self.wake()
@@ -301,19 +300,15 @@ class Scheduler:
                 log.warning("the record cannot be written: %s", problem)
 
     def _tidy(self, kernel: Kernel) -> None:
-        records = all_records(self._agent.folder.parent)[0]
-        alive = {r.kernel_id for r in records if r.is_alive()}
-        needed = {r.recover for r in records if r.recover is not None}
-        needed |= offered(self._agent.folder.parent)
-        try:
-            store = self._agent.tools.store()
-            removed = self._retention.tidy(store, kernel.record, alive, needed)
-            removed += relieve(store, self._proofs, needed)
-        except CheckpointError as error:
-            log.warning("old checkpoints stay: %s", error.message)
-            return
-        if removed:
-            log.info("removed checkpoints: %s", ", ".join(removed))
+        full, self._disk_full = self._disk_full, False
+        self._tidying.run(kernel, full)
+
+    def _found_damage(self, error: IntegrityError) -> None:
+        """Have the next save prove what it shares with what was found damaged, and tell so."""
+        kernel = self._agent.kernel
+        if kernel is not None:
+            kernel.distrust()
+        self.tell_failure(error)
 
     # -- telling the kernel ---------------------------------------------------------
 

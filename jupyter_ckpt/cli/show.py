@@ -46,11 +46,12 @@ def _summary(m: Manifest) -> list[tuple[str, str]]:
     kernel = m.kernel
     running = " while a cell was running" if kernel.get("busy") else ""
     count = kernel.get("execution_count")
+    why = "memory ran short" if m.for_memory else m.trigger
     return [
         ("id", m.id),
         ("name", (m.name or "") + (" (pinned)" if m.pinned else "")),
         ("note", m.note or ""),
-        ("saved", f"{age(m.created_at)} ({m.created_at}), {m.trigger}{running}"),
+        ("saved", f"{age(m.created_at)} ({m.created_at}), {why}{running}"),
         ("notebook", shown_path(m.notebook["path"]) if m.notebook else ""),
         ("kernel", f"{kernel.get('name', '?')} {kernel.get('id', '?')}"
                    + (f", after In [{count}]" if count is not None else "")),

@@ -24,6 +24,8 @@ def install(shell: Any, runtime: str) -> Session:
     kernel = shell.kernel
     _try("the cell that runs cannot be told",
          lambda: session.journal.watch_requests(kernel))
+    _try("what widgets run is not counted",
+         lambda: session.journal.watch_callbacks(kernel))
     _try("outputs are not followed",
          lambda: session.journal.watch_outputs(kernel.iopub_thread, kernel.session.unpack))
     _try("history is not looked after", lambda: _watch_history(session, shell))

@@ -13,11 +13,13 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
 
+from .background import has_background
 from .outputs import LIMIT_BYTES, Outputs, placeholder
 
 KEPT_REQUESTS = 16
 KEPT_MESSAGE_IDS = 500
 OUTPUT_TYPES = ("stream", "display_data", "execute_result", "error")
+_CALLBACKS = ("comm_open", "comm_msg", "comm_close")
 _DELIMITER = b"<IDS|MSG>"
 _KINDS = (b"stream", b"display_data", b"execute_result", b"error", b"clear_output")
 
@@ -52,6 +54,7 @@ class Journal:
         self._busy = 0
         self._requests: OrderedDict[str, Request] = OrderedDict()
         self._cells_run = 0
+        self._callbacks = 0
         self.on_cell_end: Callable[[], None] = lambda: None
         """Called after each cell, on its thread; it must not wait."""
         self.problem: str | None = None
@@ -74,11 +77,32 @@ class Journal:
 
         kernel.shell_handlers["execute_request"] = execute_request
 
+    def watch_callbacks(self, kernel: Any) -> None:
+        """Count what widgets and their like have run in this kernel."""
+        for kind in _CALLBACKS:
+            if kind in kernel.shell_handlers:
+                kernel.shell_handlers[kind] = self._counting(kernel.shell_handlers[kind])
+
+    def _counting(self, handle: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **named: Any) -> Any:
+            self._count_callback()
+            try:
+                return handle(*arguments, **named)
+            finally:
+                self._count_callback()  # again: it may have gone on during a save
+
+        return counted
+
+    def _count_callback(self) -> None:
+        with self._lock:
+            self._callbacks += 1
+
     def _begin(self, parent: Any) -> Request | None:
         with self._lock:
             self._busy += 1
             try:
                 if parent["content"].get("silent"):
+                    self._callbacks += 1
                     return None
                 request = Request(parent, int(self._shell.execution_count))
             except (KeyError, TypeError, AttributeError, ValueError):
@@ -153,12 +177,17 @@ class Journal:
         return self._busy > 0
 
     def status(self) -> dict[str, Any]:
-        """Return {execution_count, busy, cells_run, running}; the first is of the last cell."""
+        """Return {execution_count, busy, cells_run, callbacks_run, background, running}.
+
+        The first is of the last cell; ``callbacks_run`` is only good for comparing.
+        """
+        background = has_background(getattr(self._shell, "kernel", None))
         with self._lock:
             running = self._running()
             count = running.execution_count if running else int(self._shell.execution_count) - 1
             return {"execution_count": max(count, 0), "busy": self._busy > 0,
-                    "cells_run": self._cells_run,
+                    "cells_run": self._cells_run, "callbacks_run": self._callbacks,
+                    "background": background,
                     "running": running.to_dict() if running else None}
 
     def running(self) -> dict[str, Any]:

@@ -50,6 +50,8 @@ WORKERS = 32
 JOB_KIND = "checkpoints"
 END_DEADLINE_S = 10.0
 POLL_S = 0.02
+NOT_REVIVED = "saved and ended, but it could not be brought back"
+"""How a parked session ended whose revival failed, in an offer."""
 
 
 class Backend:
@@ -181,7 +183,8 @@ class Backend:
         """Restore a checkpoint as a kernel that was to be started fresh.
 
         With `parked` its mark is gone afterwards, however it ended: a restore
-        that failed is not tried for ever behind the user's back.
+        that failed is not tried for ever behind the user's back. The checkpoint
+        is offered then, so that it stays, and the error says how to come by it.
         """
         if not parked:
             return self.restore(manifest, in_place=False, **arguments)
@@ -191,12 +194,31 @@ class Backend:
                     f"Another server is bringing checkpoint {manifest.id} back.",
                     "Open the notebook there.")
             try:
-                return self.restore(manifest, in_place=False, **arguments)
-            finally:
-                try:
-                    self.unmark_parked(manifest.id)
-                except CheckpointError as error:  # no reason to lose the session for it
-                    log.error("Checkpoint %s stays marked as parked: %s", manifest.id, error)
+                found = self.restore(manifest, in_place=False, **arguments)
+            except BaseException as error:
+                self._offer_parked(manifest, error)
+                raise
+            self._unpark(manifest)
+            return found
+
+    def _offer_parked(self, manifest: Manifest, error: BaseException) -> None:
+        """Turn the promise that opening the notebook brings a session back into an offer."""
+        try:
+            offers.offer_again(self.locations.runtime_dir, manifest, NOT_REVIVED)
+        except (CheckpointError, OSError) as problem:
+            log.error("Checkpoint %s stays parked, for it cannot be offered: %s",
+                      manifest.id, problem)
+            return  # without mark and offer it would be tidied away
+        self._unpark(manifest)
+        if isinstance(error, CheckpointError):
+            error.hint = (f"{error.hint} The saved session is kept: "
+                          f"'jupyter ckpt restore {manifest.id}' tries again.").strip()
+
+    def _unpark(self, manifest: Manifest) -> None:
+        try:
+            self.unmark_parked(manifest.id)
+        except CheckpointError as error:  # no reason to lose the session for it
+            log.error("Checkpoint %s stays marked as parked: %s", manifest.id, error)
 
     def sweep(self) -> None:
         """Turn what is left of sessions without kernel and agent into offers."""

@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..faults import point
 from ..manifest import Manifest
+from ..offers import Offer
 from ..protocol import Job
 from ..record import Record
 from .backend import Backend
@@ -52,7 +53,12 @@ class Revival:
             return None
         if manifest is None:
             return None
-        return await self.restore(manifest, start, "parked")
+        record = await self.restore(manifest, start, "parked")
+        if record is None:
+            offer = await self._backend.run(self._backend.offer, str(manifest.kernel.get("id")))
+            if offer is not None and offer.checkpoint == manifest.id:
+                self._tell(offer, start)
+        return record
 
     async def of_crashed(self, start: Start) -> Record | None:
         """Tell of a crash; with ``on_crash`` = restore bring the last checkpoint back.
@@ -63,10 +69,7 @@ class Revival:
         offer = await self._backend.run(self._backend.offer, start.kernel_id)
         if offer is None:
             return None
-        self._backend.events.emit(
-            "offer", "succeeded", job_id=uuid.uuid4().hex, kernel_id=start.kernel_id,
-            checkpoint_id=offer.checkpoint, checkpoint_created_at=offer.checkpoint_created_at,
-            notebook=_shown(offer.notebook), how=offer.how)
+        self._tell(offer, start)
         if self._backend.on_crash != "restore":
             return None
         try:
@@ -82,6 +85,12 @@ class Revival:
             return None
         point("revive.attempted")
         return await self.restore(manifest, replace(start, notebook=offer.notebook), "crash")
+
+    def _tell(self, offer: Offer, start: Start) -> None:
+        self._backend.events.emit(
+            "offer", "succeeded", job_id=uuid.uuid4().hex, kernel_id=start.kernel_id,
+            checkpoint_id=offer.checkpoint, checkpoint_created_at=offer.checkpoint_created_at,
+            notebook=_shown(offer.notebook), how=offer.how)
 
     async def restore(self, manifest: Manifest, start: Start, reason: str) -> Record | None:
         """Restore `manifest` as the kernel of `start` and tell so; None when it failed."""

@@ -6,6 +6,9 @@ it keeps locked for its life (so a dead one is known by a free lock), and
 looked up and claimed under the store's shared lock, and removed only under
 the exclusive one after reading all claims, so what a transaction found there
 stays there. A claim ends with the folder: after the manifest was published.
+
+Who reads a checkpoint claims its chunks in the same way, and names it in the
+file ``reads``: such a one is not removed unless a person says so.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..faults import point
@@ -22,6 +25,7 @@ from .layout import Layout
 from .locks import EXCLUSIVE, SHARED, LockFile
 
 _DIGEST_BYTES = 32
+_READS = "reads"
 
 
 class Workplace:
@@ -45,6 +49,30 @@ class Workplace:
         """Remove the folder and with it the claims. What cannot be removed a collection will."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._lock.close()
+
+
+class Reading:
+    """The claim of one who reads a checkpoint. Closing gives it up."""
+
+    def __init__(self, layout: Layout, checkpoint_id: str) -> None:
+        """Name the checkpoint; raises `OSError` or `StoreUnusable` (nothing is left then)."""
+        self._place = Workplace(layout, f"read-{checkpoint_id}")
+        self._layout = layout
+        try:
+            (self._place.path / _READS).write_text(checkpoint_id)
+        except BaseException:
+            self._place.close()
+            raise
+
+    def claim(self, digests: Iterable[bytes]) -> None:
+        """Keep these chunks, those of them that are there; raises `OSError`."""
+        data = b"".join(digests)
+        with LockFile(self._layout.lock) as lock, lock.held(SHARED), \
+                open(self._place.path / "claims", "ab") as file:
+            file.write(data)
+
+    def close(self) -> None:
+        self._place.close()
 
 
 class Claims:
@@ -84,6 +112,17 @@ def read_claims(tmp: Path) -> Iterator[bytes]:
             continue  # just begun, or just published: then its manifest tells
         for offset in range(0, len(data) - _DIGEST_BYTES + 1, _DIGEST_BYTES):
             yield data[offset:offset + _DIGEST_BYTES]
+
+
+def is_read(tmp: Path, checkpoint_id: str) -> bool:
+    """Tell whether somebody reads a checkpoint now, or has died at it of late."""
+    for folder in os.listdir(tmp):
+        try:
+            if (tmp / folder / _READS).read_text() == checkpoint_id:
+                return True
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # a writer's, or one that has just ended
+    return False
 
 
 def remove_dead(layout: Layout) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from contextlib import closing
 
 from ..errors import CheckpointNotFound, IntegrityError, StoreUnusable
@@ -17,6 +19,15 @@ from .manifests import ManifestFolder
 
 _NAME_CHARS = 64
 _HEX = frozenset("0123456789abcdef")
+
+
+def age_s(layout: Layout) -> float:
+    """Return how long ago the last collection began, infinity when nobody knows of one."""
+    try:
+        age = time.time() - os.lstat(layout.collect_lock).st_mtime
+    except FileNotFoundError:
+        return math.inf
+    return age if age >= 0 else math.inf  # the clock was set back
 
 
 class Collection:
@@ -41,6 +52,8 @@ class Collection:
             if not lock.try_lock(EXCLUSIVE):
                 raise StoreUnusable("Another collection is running in this store.",
                                     "Wait for it to end.")
+            # When the last one began; one that fails is not tried again with every save.
+            os.utime(self._layout.collect_lock)
             point("gc.begun")
             self._mark()
             point("gc.marked")

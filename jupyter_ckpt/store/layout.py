@@ -7,10 +7,11 @@
       encryption.json   in an encrypted store: the wrapped key of its chunks
       chunks/ab/abcd..  see chunks.py
       manifests/<id>.json
-      tmp/<request>-x/  one folder for each running transaction: lock, claims, new chunks
+      tmp/<request>-x/  one folder for each running transaction: lock, claims, new chunks;
+                        and one for each reader of a checkpoint: lock, claims, reads
       lock              shared: looking up chunks to reuse; exclusive: removing chunks
       names.lock        exclusive: publishing, changing or removing a manifest
-      collect.lock      exclusive: one collection at a time
+      collect.lock      exclusive: one collection at a time; its time is that of the last one
       quota.json        how much the store may hold; see quota.py
       usage.json        a cache of how much it holds
       usage.lock        exclusive: counting that

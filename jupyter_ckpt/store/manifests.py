@@ -27,6 +27,7 @@ from ..manifest import (
     is_id,
     is_id_prefix,
 )
+from .claims import is_read
 from .disk import explaining, sync_folder, write_synced
 from .layout import Layout
 from .locks import EXCLUSIVE, LockFile
@@ -66,6 +67,10 @@ class ManifestFolder:
                 problems.append((checkpoint_id, error))
         found.sort(key=lambda manifest: (manifest.created_at, manifest.id), reverse=True)
         return found, problems
+
+    def holds(self, checkpoint_id: str) -> bool:
+        """Tell whether there is a checkpoint with this full id, readable or not."""
+        return os.path.lexists(self._path(checkpoint_id))
 
     def read(self, checkpoint_id: str) -> Manifest:
         """Return the manifest with this full id, its signature verified.
@@ -206,12 +211,27 @@ class ManifestFolder:
     def remove(self, checkpoint_id: str) -> None:
         """Remove a checkpoint, readable or not; raises `CheckpointNotFound`, `OSError`."""
         with LockFile(self._layout.names_lock) as lock, lock.held(EXCLUSIVE):
-            try:
-                os.unlink(self._path(checkpoint_id))
-            except FileNotFoundError as error:
-                raise _not_found(checkpoint_id) from error
-            point("store.removed")
-            sync_folder(self._folder)
+            self._unlink(checkpoint_id)
+
+    def remove_if(self, checkpoint_id: str, may_go: Callable[[Manifest], bool]) -> bool:
+        """Remove a checkpoint that nobody reads and that, as it is now, `may_go`.
+
+        Tells whether it was removed; nobody changes it between question and removal.
+        Raises what `read` does, and `OSError`.
+        """
+        with LockFile(self._layout.names_lock) as lock, lock.held(EXCLUSIVE):
+            if not may_go(self.read(checkpoint_id)) or is_read(self._layout.tmp, checkpoint_id):
+                return False
+            self._unlink(checkpoint_id)
+        return True
+
+    def _unlink(self, checkpoint_id: str) -> None:
+        try:
+            os.unlink(self._path(checkpoint_id))
+        except FileNotFoundError as error:
+            raise _not_found(checkpoint_id) from error
+        point("store.removed")
+        sync_folder(self._folder)
 
     def remove_leftovers(self) -> None:
         """Remove what an update that was killed left behind."""

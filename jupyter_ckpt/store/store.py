@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Collection as Names
-from collections.abc import Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointNotFound, IntegrityError, UsageError
+from ..errors import CheckpointNotFound, ChunkMissing, IntegrityError, UsageError
 from ..manifest import Manifest
-from .collect import Collection
+from . import tree
+from .claims import Reading
+from .collect import Collection, age_s
 from .content import Content
 from .disk import explaining
 from .layout import Layout
@@ -108,6 +111,21 @@ class Store:
         with explaining("remove a checkpoint"):
             self._manifests.remove(checkpoint_id)
 
+    def remove_if(self, checkpoint_id: str, may_go: Callable[[Manifest], bool]) -> bool:
+        """Remove the checkpoint with this full id if it may still go; tell whether it went.
+
+        `may_go` is asked about it as it is at that moment, and nobody can change
+        it meanwhile. One that is being read stays. Raises `CheckpointNotFound`,
+        `IntegrityError`; nothing is removed then.
+        """
+        with explaining("remove a checkpoint"):
+            return self._manifests.remove_if(checkpoint_id, may_go)
+
+    def collection_age_s(self) -> float:
+        """Return how long ago the last `collect` began, infinity for never."""
+        with explaining("look at its last collection"):
+            return age_s(self._layout)
+
     def collect(self) -> dict[str, int]:
         """Remove chunks nothing needs and what dead writers left behind.
 
@@ -160,6 +178,10 @@ class Store:
         """
         return self._manifests.read(self._manifests.resolve(reference))
 
+    def holds(self, checkpoint_id: str) -> bool:
+        """Tell whether there is a checkpoint with this full id, readable or not."""
+        return self._manifests.holds(checkpoint_id)
+
     def resolve_id(self, reference: str) -> str:
         """Return the full id like `resolve`, without reading the manifest.
 
@@ -173,23 +195,59 @@ class Store:
 
     # -- content
 
+    @contextmanager
+    def reading(self, manifest: Manifest) -> Iterator[None]:
+        """Keep a checkpoint and its chunks while the body reads it.
+
+        Nothing but a person removes it then, and what it holds can be read to
+        the end even so. Raises `CheckpointNotFound` when it was removed already,
+        `IntegrityError`, `OutOfSpace`.
+        """
+        with explaining("keep a checkpoint that is read"):
+            claim = Reading(self._layout, manifest.id)
+        try:
+            with explaining("keep a checkpoint that is read"), self._unless_removed(manifest):
+                claim.claim([bytes.fromhex(manifest.content)])
+                claim.claim(tree.digests(Content(self._layout, manifest).entries))
+                # Whoever removed it before did not see the claim, and its chunks may go.
+                self._manifests.read(manifest.id)
+            yield
+        finally:
+            claim.close()
+
+    @contextmanager
+    def _unless_removed(self, manifest: Manifest) -> Iterator[None]:
+        """Tell a checkpoint that was removed meanwhile from one that is damaged."""
+        try:
+            yield
+        except (ChunkMissing, CheckpointNotFound) as error:
+            if self._manifests.holds(manifest.id):
+                raise
+            raise CheckpointNotFound(
+                f"Checkpoint {manifest.id} was removed while it was read.",
+                "'jupyter ckpt list' shows the others.") from error
+
     def names(self, manifest: Manifest) -> list[str]:
         """Return the relative paths of the checkpoint's files; raises `IntegrityError`."""
-        return [entry.name for entry in Content(self._layout, manifest).entries]
+        return [entry.name for entry in self._entries(manifest)]
 
     def sizes(self, manifest: Manifest) -> dict[str, int]:
         """Return the size in bytes of every file of the checkpoint; raises `IntegrityError`."""
-        return {entry.name: entry.size_bytes
-                for entry in Content(self._layout, manifest).entries}
+        return {entry.name: entry.size_bytes for entry in self._entries(manifest)}
 
     def unpacked_bytes(self, manifest: Manifest) -> int:
         """Return the disk space the checkpoint's files take when they are made anew."""
-        return sum(length for entry in Content(self._layout, manifest).entries
+        return sum(length for entry in self._entries(manifest)
                    for digest, length in entry.chunks if digest is not None)
+
+    def _entries(self, manifest: Manifest) -> list[tree.Entry]:
+        with self._unless_removed(manifest):
+            return Content(self._layout, manifest).entries
 
     def read_file(self, manifest: Manifest, name: str) -> bytes:
         """Return one file's bytes, proven; raises `NotFound`, `ChunkMissing`, `ChunkCorrupt`."""
-        return Content(self._layout, manifest).read(name)
+        with self._unless_removed(manifest):
+            return Content(self._layout, manifest).read(name)
 
     def materialise(self, manifest: Manifest, folder: Path, on_progress: Progress | None = None,
                     names: Names[str] | None = None) -> None:
@@ -200,14 +258,17 @@ class Store:
         the number of bytes done since its last call. Raises `ChunkMissing`,
         `ChunkCorrupt`, `NotFound`, `RestoreFailed`; files may be incomplete.
         """
-        Content(self._layout, manifest).materialise(folder, names, on_progress)
+        with self._unless_removed(manifest):
+            Content(self._layout, manifest).materialise(folder, names, on_progress)
 
     def check(self, manifest: Manifest, on_progress: Progress | None = None) -> None:
         """Read back and prove all bytes of one checkpoint.
 
-        Raises `ChunkMissing` or `ChunkCorrupt`, naming checkpoint and chunk.
+        Raises `ChunkMissing` or `ChunkCorrupt`, naming checkpoint and chunk, and
+        `CheckpointNotFound` when it was removed meanwhile.
         """
-        Content(self._layout, manifest).prove(on_progress)
+        with self._unless_removed(manifest):
+            Content(self._layout, manifest).prove(on_progress)
 
     def verify(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
         """Prove the checkpoints `ids` (references like in `resolve`; None: all).

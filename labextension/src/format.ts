@@ -59,6 +59,12 @@ export function quoted(manifest: IManifest): string {
 }
 
 /** Return how a checkpoint came to be, in a word or two. */
+export function formatOrigin(manifest: IManifest, trans: TranslationBundle): string {
+  // Older versions called it a trigger that memory ran short.
+  return formatTrigger(manifest.purpose === 'pressure' ? 'pressure' : manifest.trigger, trans);
+}
+
+/** Return what asked for a checkpoint, in a word or two. */
 export function formatTrigger(trigger: string, trans: TranslationBundle): string {
   const words: Record<string, string> = {
     manual: trans.__('by hand'),

@@ -13,6 +13,7 @@ export interface IManifest {
   note: string | null;
   pinned: boolean;
   trigger: string;
+  purpose?: string | null;
   engine: string;
   mode: string;
   kernel: {

@@ -122,7 +122,7 @@ def test_session_saved_for_want_of_memory_is_offered_when_the_kernel_is_killed(
     server, kernel_id = page.server, page.kernel_id
     server.ok("PUT", f"/api/ckpt/kernels/{kernel_id}/schedule", {"every": "1h"})
     wait_until(lambda: "pressure" in [
-        one["trigger"] for one in server.ok("GET", f"/api/ckpt/checkpoints?kernel_id={kernel_id}")])
+        one["purpose"] for one in server.ok("GET", f"/api/ckpt/checkpoints?kernel_id={kernel_id}")])
     record = server.home.record(kernel_id)
     assert record is not None
     os.kill(record["kernel"]["pid"], signal.SIGKILL)  # as the OOM killer does

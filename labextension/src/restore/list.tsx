@@ -4,7 +4,7 @@
 import { Time } from '@jupyterlab/coreutils';
 import type { TranslationBundle } from '@jupyterlab/translation';
 import * as React from 'react';
-import { formatSize, formatTrigger, titleOf } from '../format';
+import { formatOrigin, formatSize, titleOf } from '../format';
 import type { IManifest } from '../manifest';
 
 export interface IListProps {
@@ -83,7 +83,7 @@ function Row({ manifest, isSelected, onClick, trans }: IRowProps): React.JSX.Ele
       </span>
       <span title={time.toLocaleString()}>{Time.formatHuman(time)}</span>
       <span className="jp-ckpt-Row-size">{formatSize(manifest.memory_bytes)}</span>
-      <span>{formatTrigger(manifest.trigger, trans)}</span>
+      <span>{formatOrigin(manifest, trans)}</span>
     </div>
   );
 }
