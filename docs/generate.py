@@ -215,7 +215,9 @@ _ANSWERS = {
     "GET checkpoints/<id>/notebook": "200: the notebook document (nbformat JSON); 404 without one.",
     "POST checkpoints/<id>/restore":
         "200, when the kernel lives: `{kernel_id, connection_file, server_url, notebook, session, "
-        "warnings, running}`. `notebook` is the path as the server spells it.",
+        "warnings, running}`. `notebook` is the path as the server spells it. `wait_s` is for how "
+        "many seconds ports of the session are waited for that the system still holds (null: "
+        "70; 0: no waiting).",
 }
 _REST_INTRODUCTION = """\
 All paths are below `/api/ckpt/` of a Jupyter server. Every route needs an
@@ -330,7 +332,9 @@ _ENVIRONMENT = """\
 | `JUPYTER_RUNTIME_DIR` | holds connection files and, in its folder `ckpt`, the running kernels |
 | `JUPYTER_CKPT_CRIU` | the criu program to use; `setup` judges it and never replaces it |
 | `JUPYTER_CKPT_MODE` | `auto`, `root`, `rootless`, `caps` or `none`: forces a privilege mode |
-| `JUPYTER_CKPT_FILE_LIMIT` | files open for writing are saved up to this size (default: `4G`) |
+| `JUPYTER_CKPT_FILE_LIMIT` | files open for writing are saved up to this size: `500M`, `4G` \
+(powers of 1000), `4GiB` (powers of 1024), or `0` for none (default: `4G`). With a value that is \
+no size, each checkpoint has a warning, and the default holds |
 | `JUPYTER_CKPT_KEY_FILE` | the key file of an encrypted store, instead of the remembered one |
 | `JUPYTER_CKPT_DEBIAN_MIRROR` | the Debian mirror from which `setup` fetches CRIU |
 | `JUPYTER_CKPT_DEBUG` | `1` shows the traceback of an unexpected error of the command line |
@@ -380,15 +384,17 @@ _FIELDS = {
                "ended the kernel), or the kernel's schedule: `interval` and `cell`",
     "engine": "`process`; `variables` is reserved",
     "mode": "privilege mode of the kernel: `root`, `rootless` or `caps`",
-    "notebook": "`{path, sha256}` of the document saved along, or null",
+    "notebook": "`{path, sha256}` of the document saved along, or null. In an encrypted store "
+                "`sha256` is an HMAC-SHA256 with a key of the store: equal for equal "
+                "documents, and no hash of the file",
     "processes": "list of `{pid, ppid, name, rss_bytes}`; pids as the session sees them",
     "memory_bytes": "bytes of memory in the checkpoint, pages shared by processes counted in each",
     "stored_bytes": "bytes this checkpoint added to the store",
     "pause_s": "seconds the session stood still, by CRIU's own clock",
     "duration_s": "seconds from the request until the store began to publish it",
-    "files": "list of `{path, role, saved, size_bytes, mtime_ns, mode, content}` of files the "
-             "session had open. `role` is `write`, `append`, `read` or `history`; only those with "
-             "`saved` are in the checkpoint, under the name `content`",
+    "files": "list of `{path, role, saved, size_bytes, mtime_ns, mode, uid, gid, content}` of "
+             "files the session had open. `role` is `write`, `append`, `read` or `history`; only "
+             "those with `saved` are in the checkpoint, under the name `content`",
     "host": "`{hostname, machine, kernel_release, cpu_model, boot_id, uid, gid, criu_version}`",
     "warnings": "sentences for a person",
     "parked": "whether its kernel was ended right after this save: opening its notebook brings "

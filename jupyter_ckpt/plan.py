@@ -63,6 +63,21 @@ class Schedule:
         return None if data is None else changed(None, data)
 
 
+def of_checkpoint(data: Any) -> tuple[Schedule | None, list[str]]:
+    """Return the schedule that a checkpoint holds, and the names of its unknown fields.
+
+    Those a later version wrote: what is known without them counts. Raises
+    `UsageError` for one that cannot be.
+    """
+    if not isinstance(data, dict):
+        return Schedule.from_dict(data), []
+    known = {name: value for name, value in data.items() if name in _FIELDS}
+    unknown = sorted(str(name)[:40] for name in data if name not in _FIELDS)
+    if unknown and not any(known.get(name) for name in ("every", "every_s", "cells")):
+        return None, unknown  # it says how often only in words of that version
+    return Schedule.from_dict(known), unknown
+
+
 def changed(present: Schedule | None, changes: Any) -> Schedule | None:
     """Return `present` with `changes`: any of its fields (``every`` for a span) or ``off``.
 

@@ -12,7 +12,7 @@ from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_server.extension.application import ExtensionApp
 from traitlets import Bool, Enum, Float, Integer, Unicode
 
-from .agent.frozen import LIMIT_VARIABLE
+from .agent.frozen import LIMIT_VARIABLE, parse_limit
 from .errors import CheckpointError, UsageError
 from .handlers import ROUTES, SETTINGS_KEY, Services
 from .locations import Locations
@@ -68,7 +68,8 @@ class CheckpointApp(ExtensionApp):
     keep = Integer(None, allow_none=True, config=True, help="""How many automatic checkpoints
         of each notebook stay where its schedule does not say so (default: 5).""")
     file_limit = Unicode("", config=True, help="""Files open for writing are saved up to this size:
-        a number of bytes, or '500M', '4G' (default: 4G). Larger ones get a warning.""")
+        '500M', '4G' (powers of 1000), '4GiB' (powers of 1024), or '0' for none (default: 4G).
+        Larger ones get a warning.""")
     keep_hourly = Integer(None, allow_none=True, config=True, help="""Besides, the newest automatic
         checkpoint of each of the last so many hours that have one stays (default: 0).""")
     keep_daily = Integer(None, allow_none=True, config=True, help="""Besides, the newest automatic
@@ -105,8 +106,7 @@ class CheckpointApp(ExtensionApp):
         app: Any = self.serverapp
         if self.criu:
             os.environ["JUPYTER_CKPT_CRIU"] = self.criu  # agents inherit it
-        if self.file_limit:
-            os.environ[LIMIT_VARIABLE] = self.file_limit
+        self._tell_file_limit()
         self._tell_threshold()
         store = Path(self.store_dir).expanduser() if self.store_dir else None
         self.backend = Backend(Locations.default(store))
@@ -127,6 +127,17 @@ class CheckpointApp(ExtensionApp):
         self.backend.session_of = self.journal.session_of
         if self.on_cull == "save-and-stop":
             Culling(self.parks, app.kernel_manager, self.log).install()
+
+    def _tell_file_limit(self) -> None:
+        """Put ``file_limit`` where agents find it; a senseless one is named and not used."""
+        if not self.file_limit:
+            return  # whoever started the server may have set the variable
+        try:
+            parse_limit(self.file_limit)
+        except UsageError as error:
+            self.log.error("CheckpointApp.file_limit: %s", error.message)
+        else:
+            os.environ[LIMIT_VARIABLE] = self.file_limit
 
     def _tell_threshold(self) -> None:
         """Put ``save_below_memory`` where agents find it; a senseless one is named and not used."""

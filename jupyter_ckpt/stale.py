@@ -10,6 +10,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from .agent import exchange
 from .agent_place import take
 from .errors import AgentUnreachable, KernelNotFound, RecordCorrupt
 from .locations import Locations
@@ -56,6 +57,7 @@ def _clear(locations: Locations, record: Record) -> None:
     except OSError as error:
         log.warning("the session of kernel %s cannot be offered: %s", record.kernel_id, error)
         return  # its record stays, for the next to look
+    exchange.settle(folder, record)
     shutil.rmtree(folder, ignore_errors=True)
     if record.connection_file:
         with suppress(OSError):

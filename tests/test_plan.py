@@ -14,6 +14,7 @@ from jupyter_ckpt.plan import (
     Schedule,
     changed,
     keeping,
+    of_checkpoint,
     parse_span,
     read_changes,
     sentence,
@@ -122,3 +123,21 @@ def test_record_keeps_the_schedule(tmp_path: Path) -> None:
 def test_record_with_a_senseless_schedule_is_corrupt() -> None:
     with pytest.raises(RecordCorrupt):
         Record.from_dict({"kernel_id": "kernel-0001", "schedule": {"every_s": 0.1}})
+
+
+@pytest.mark.parametrize(("data", "schedule", "unknown"), [
+    (None, None, []),
+    ({"every_s": 600.0, "cells": None, "keep": 3}, Schedule(600.0, None, 3), []),
+    ({"every_s": 600.0, "weekly": 4, "at": "noon"}, Schedule(600.0), ["at", "weekly"]),
+    ({"every_s": None, "cells": None, "keep": 3, "at": "noon"}, None, ["at"])])
+def test_schedule_of_a_later_version_goes_on_with_what_is_known(
+    data: Any, schedule: Schedule | None, unknown: list[str]
+) -> None:
+    assert of_checkpoint(data) == (schedule, unknown)
+
+
+@pytest.mark.parametrize("data", [
+    [], "10m", {"cells": "many"}, {"every_s": 1}, {"every_s": 600, "keep": -1, "at": "noon"}])
+def test_senseless_schedule_of_a_checkpoint_is_refused(data: Any) -> None:
+    with pytest.raises(UsageError):
+        of_checkpoint(data)

@@ -6,9 +6,15 @@ import socket
 
 import pytest
 
-from jupyter_ckpt.agent.ports import choose_ports, free_port, is_free
+from jupyter_ckpt.agent.ports import (
+    DEFAULT_WAIT_S,
+    checked_wait,
+    choose_ports,
+    free_port,
+    is_free,
+)
 from jupyter_ckpt.engine.sockets import Connection, InetSockets, Listener
-from jupyter_ckpt.errors import RestoreRefused
+from jupyter_ckpt.errors import RestoreRefused, UsageError
 
 
 def listener(port: int) -> Listener:
@@ -83,3 +89,24 @@ def test_ports_of_both_ends_stay_together_when_a_listener_is_involved() -> None:
             moves = choose_ports(InetSockets([listener(there[1])], both, []), {}, [], print)
     assert there[1] in moves, "the listener is taken and moves"
     assert here[1] not in moves, "with the listener's new port the pair is free"
+
+
+@pytest.mark.parametrize(("asked", "seconds"), [
+    (None, DEFAULT_WAIT_S), (0, 0.0), (0.0, 0.0), (5, 5.0)])
+def test_wait_that_is_asked_for_is_kept_also_none(asked: object, seconds: float) -> None:
+    assert checked_wait(asked) == seconds
+
+
+@pytest.mark.parametrize("asked", [-1, float("nan"), float("inf"), "5", []])
+def test_wait_that_is_no_time_is_refused(asked: object) -> None:
+    with pytest.raises(UsageError, match="wait_s"):
+        checked_wait(asked)
+
+
+def test_no_waiting_means_none() -> None:
+    told: list[str] = []
+    port = in_time_wait()
+    moves = choose_ports(InetSockets([listener(port)], [], []), {}, [], told.append,
+                         checked_wait(0))
+    assert port in moves
+    assert told == []

@@ -195,6 +195,14 @@ def test_server_writes_its_quota_into_the_store(tmp_path: Path) -> None:
     assert Store.open(home.folder / "data" / "ckpt").quota_bytes() == 20_000_000_000
 
 
+def test_server_names_a_file_limit_that_is_none_when_it_starts(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.configure(f'{server_fakes.CONFIGURATION}\nc.CheckpointApp.file_limit = "much"\n')
+    server = Server(home)
+    server.stop()
+    assert "CheckpointApp.file_limit: 'much' is not an amount of bytes." in server.tail()
+
+
 def test_session_saved_beyond_the_quota_is_saved_and_warned() -> None:
     with shell_in("root" if os.geteuid() == 0 else "rootless") as shell:
         kernel_id = shell.start()["kernel_id"]

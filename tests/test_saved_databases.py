@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from jupyter_ckpt.agent.frozen import FrozenFiles, copy_open_files, file_limit_bytes
-from jupyter_ckpt.agent.savedfiles import plan_files, put_back, undo_put_back
+from jupyter_ckpt.agent.exchange import put_back, undo
+from jupyter_ckpt.agent.frozen import FrozenFiles, copy_open_files, file_limit, parse_limit
+from jupyter_ckpt.agent.savedfiles import plan_files
 from jupyter_ckpt.engine.openfiles import OpenFile
 from jupyter_ckpt.errors import RestoreRefused, UsageError
+from jupyter_ckpt.sizes import parse_size
 
 LIMIT = 1 << 30
 WRITER = """
@@ -87,7 +89,7 @@ def test_journal_of_an_open_transaction_is_saved_and_rolls_back(
     assert "data.db-journal" in by_name(frozen)
     add(database, 2)
     plan = plan_files(frozen.files, "put-back", saved, shared=False)
-    put_back(plan, saved)
+    put_back(plan, saved, saved.parent, 1)
     assert values(database) == [1], "as at the checkpoint: the transaction was not committed"
 
 
@@ -96,7 +98,7 @@ def test_whole_group_is_put_back_and_backed_up(database: Path, saved: Path) -> N
     add(database, 2)
     assert not Path(f"{database}-wal").exists()
     plan = plan_files(frozen.files, "put-back", saved, shared=False)
-    put_back(plan, saved)
+    put_back(plan, saved, saved.parent, 1)
     assert values(database) == [1]
     (backup,) = database.parent.glob("data.db.before-restore-*")
     assert values(backup) == [1, 2]
@@ -107,8 +109,8 @@ def test_undo_brings_the_whole_group_back(database: Path, saved: Path) -> None:
     frozen = freeze(saved, database)
     add(database, 2)
     plan = plan_files(frozen.files, "put-back", saved, shared=False)
-    put_back(plan, saved)
-    undo_put_back(plan)
+    put_back(plan, saved, saved.parent, 1)
+    assert undo(saved.parent) == []
     assert values(database) == [1, 2]
     assert sorted(p.name for p in database.parent.iterdir()) == ["data.db", "saved"]
 
@@ -121,11 +123,11 @@ def test_journal_of_a_later_moment_is_set_aside(tmp_path: Path, saved: Path) -> 
     for side in ("", "-journal"):
         Path(f"{later}{side}").rename(f"{database}{side}")
     plan = plan_files(frozen.files, "put-back", saved, shared=False)
-    put_back(plan, saved)
+    put_back(plan, saved, saved.parent, 1)
     assert not Path(f"{database}-journal").exists()
     assert values(database) == [1]
     assert any("was not there at the checkpoint" in warning for warning in plan.warnings)
-    undo_put_back(plan)
+    assert undo(saved.parent) == []
     assert Path(f"{database}-journal").exists()
 
 
@@ -177,20 +179,27 @@ def test_large_file_gets_a_warning_with_size_and_setting(tmp_path: Path, saved: 
 
 
 @pytest.mark.parametrize(("text", "expected"), [
-    ("0", 0), ("12345", 12345), ("500M", 500 << 20), ("4G", 4 << 30), ("1.5 GiB", 3 << 29),
-    ("2kB", 2048)])
-def test_limit_is_a_size(text: str, expected: int) -> None:
-    assert file_limit_bytes(text) == expected
+    ("0", 0), ("12345", 12345), ("500M", 500_000_000), ("4G", 4_000_000_000),
+    ("1.5 GiB", 3 << 29), ("2kB", 2000)])
+def test_limit_is_a_size_as_that_of_the_quota(text: str, expected: int) -> None:
+    assert parse_limit(text) == expected
+    assert text == "0" or parse_size(text) == expected
 
 
 @pytest.mark.parametrize("text", ["much", "-1", "4X", "G"])
-def test_limit_that_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="is not a size"):
-        file_limit_bytes(text)
+def test_limit_that_is_no_size_gives_a_warning_and_the_usual_one(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="is not an amount of bytes"):
+        parse_limit(text)
+    monkeypatch.setenv("JUPYTER_CKPT_FILE_LIMIT", text)
+    limit, (warning,) = file_limit()
+    assert limit == 4_000_000_000
+    assert warning.startswith(f"JUPYTER_CKPT_FILE_LIMIT: '{text}' is not an amount of bytes.")
 
 
 def test_limit_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUPYTER_CKPT_FILE_LIMIT", "7M")
-    assert file_limit_bytes() == 7 << 20
+    assert file_limit() == (7_000_000, [])
     monkeypatch.delenv("JUPYTER_CKPT_FILE_LIMIT")
-    assert file_limit_bytes() == 4 << 30
+    assert file_limit() == (4_000_000_000, [])

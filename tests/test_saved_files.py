@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jupyter_ckpt.agent import savedfiles
 from jupyter_ckpt.agent.copying import copy_sparse
+from jupyter_ckpt.agent.exchange import JOURNAL, forget, put_back, settle, undo
 from jupyter_ckpt.agent.frozen import copy_shared_memory, refill_shared_memory
-from jupyter_ckpt.agent.savedfiles import plan_files, present_states, put_back, undo_put_back
+from jupyter_ckpt.agent.savedfiles import plan_files, present_states
 from jupyter_ckpt.errors import RestoreRefused, UsageError
+from jupyter_ckpt.procfs import ProcessId
+from jupyter_ckpt.record import Record
 
 
 @pytest.fixture
@@ -41,13 +48,13 @@ def test_changed_file_is_put_back_beside_its_backup_and_undone(
     path = tmp_path / "a"
     path.write_text("written since, and longer")
     plan = plan_files([entry(path)], "put-back", saved, shared=False)
-    put_back(plan, saved)
+    put_back(plan, saved, saved.parent, 1)
     assert path.read_text() == "as saved"
     assert path.stat().st_mode & 0o777 == 0o640
     (backup,) = tmp_path.glob("a.before-restore-*")
     assert backup.read_text() == "written since, and longer"
     assert str(backup) in plan.warnings[0]
-    undo_put_back(plan)
+    assert undo(saved.parent) == []
     assert path.read_text() == "written since, and longer"
     assert not backup.exists()
 
@@ -60,9 +67,9 @@ def test_same_size_other_content_counts_as_changed(tmp_path: Path, saved: Path) 
 def test_missing_written_file_is_made_again(tmp_path: Path, saved: Path) -> None:
     path = tmp_path / "gone" / "a"
     plan = plan_files([entry(path)], "put-back", saved, shared=False)
-    put_back(plan, saved)
+    put_back(plan, saved, saved.parent, 1)
     assert path.read_text() == "as saved"
-    undo_put_back(plan)
+    assert undo(saved.parent) == []
     assert not path.exists()
 
 
@@ -165,10 +172,10 @@ def test_link_that_took_a_files_place_is_set_aside(tmp_path: Path, saved: Path) 
     other.write_text("as saved")
     path.symlink_to(other)
     plan = plan_files([entry(path)], "put-back", saved, shared=False)
-    put_back(plan, saved)
+    put_back(plan, saved, saved.parent, 1)
     assert not path.is_symlink()
     assert path.read_text() == "as saved"
-    undo_put_back(plan)
+    assert undo(saved.parent) == []
     assert path.readlink() == other
 
 
@@ -176,7 +183,8 @@ def test_renamed_file_is_made_again_under_its_name(tmp_path: Path, saved: Path) 
     path = tmp_path / "a"
     path.write_text("as saved")
     path.rename(tmp_path / "elsewhere")
-    put_back(plan_files([entry(path)], "put-back", saved, shared=False), saved)
+    put_back(plan_files([entry(path)], "put-back", saved, shared=False), saved,
+             saved.parent, 1)
     assert path.read_text() == (tmp_path / "elsewhere").read_text() == "as saved"
 
 
@@ -205,10 +213,130 @@ def test_file_that_cannot_be_put_back_is_named_and_undone(tmp_path: Path, saved:
     lost = entry(path) | {"content": "files/9"}
     plan = plan_files([entry(first), lost | {"blake3": "0"}], "put-back", saved, shared=False)
     with pytest.raises(RestoreRefused, match=f"{path} cannot be put back"):
-        put_back(plan, saved)
-    undo_put_back(plan)
+        put_back(plan, saved, saved.parent, 1)
+    assert undo(saved.parent) == []
     assert (first.read_text(), path.read_text()) == ("changed", "changed too")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "first", "saved"]
+
+
+@pytest.mark.parametrize("at", range(1, 8))
+def test_whoever_comes_after_a_death_at_any_step_finds_the_files_as_they_were(
+    tmp_path: Path, saved: Path, at: int
+) -> None:
+    changed, missing, extra = tmp_path / "changed", tmp_path / "missing", tmp_path / "extra"
+    changed.write_text("by the user")
+    extra.write_text("a journal")
+    plan = plan_files([entry(changed), entry(missing)], "put-back", saved, shared=False)
+    plan.move_away.append(str(extra))
+    steps = 0
+
+    def dying(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal steps
+        if event == "os.rename":
+            steps += 1
+            if steps == at:
+                os._exit(9)
+
+    child = os.fork()
+    if child == 0:
+        sys.addaudithook(dying)
+        put_back(plan, saved, saved.parent, 7)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (9 if at < 7 else 0)
+    settle(saved.parent, Record("k", epoch=7, recover="0" * 16))
+    assert (changed.read_text(), extra.read_text()) == ("by the user", "a journal")
+    assert not missing.exists()
+    left = {path.name for path in tmp_path.iterdir() if not path.name.startswith(f".{JOURNAL}")}
+    assert left == {"changed", "extra", "saved"}
+
+
+def test_restore_that_had_succeeded_is_not_undone(tmp_path: Path, saved: Path) -> None:
+    (tmp_path / "a").write_text("by the user")
+    put_back(plan_files([entry(tmp_path / "a")], "put-back", saved, shared=False), saved,
+             tmp_path, 7)
+    settle(tmp_path, Record("k", epoch=7, kernel=ProcessId(1, 1)))
+    assert (tmp_path / "a").read_text() == "as saved"
+    assert undo(tmp_path) == []
+    assert (tmp_path / "a").read_text() == "as saved"
+
+
+def test_what_others_put_into_a_files_place_is_not_removed_by_an_undo(
+    tmp_path: Path, saved: Path
+) -> None:
+    path = tmp_path / "a"
+    put_back(plan_files([entry(path)], "put-back", saved, shared=False), saved, tmp_path, 1)
+    (tmp_path / "theirs").write_text("theirs")
+    (tmp_path / "theirs").rename(path)
+    assert undo(tmp_path) == []
+    assert path.read_text() == "theirs"
+
+
+def test_backup_name_that_others_took_belongs_to_them(tmp_path: Path, saved: Path) -> None:
+    path, theirs = tmp_path / "a", tmp_path / "a.before-restore-x"
+    path.write_text("by the user")
+    theirs.write_text("theirs")
+    (tmp_path / JOURNAL).write_text(json.dumps({"epoch": 1, "files": [{
+        "path": str(path), "backup": str(theirs), "aside": path.stat().st_ino,
+        "fresh": None, "made": None}]}))
+    assert undo(tmp_path) == []
+    assert (path.read_text(), theirs.read_text()) == ("by the user", "theirs")
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"epoch": 1, "files": [{}]}', b"[" * 100_000])
+def test_journal_that_is_none_is_left_out(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / JOURNAL).write_bytes(content)
+    assert undo(tmp_path) == []
+    forget(tmp_path)
+
+
+def test_file_that_cannot_be_brought_back_is_told_with_its_backup(
+    tmp_path: Path, saved: Path
+) -> None:
+    path = tmp_path / "a"
+    path.write_text("by the user")
+    put_back(plan_files([entry(path)], "put-back", saved, shared=False), saved, tmp_path, 1)
+    path.unlink()
+    path.mkdir()
+    (problem,) = undo(tmp_path)
+    (backup,) = tmp_path.glob("a.before-restore-*")
+    assert str(path) in problem and str(backup) in problem
+
+
+def test_what_is_put_back_has_owner_and_attributes_of_what_was_there(
+    tmp_path: Path, saved: Path
+) -> None:
+    path, gone = tmp_path / "a", tmp_path / "gone"
+    path.write_text("changed")
+    try:
+        os.setxattr(path, "user.note", b"kept")
+        os.chown(path, 12345, 23456)
+    except OSError as error:
+        pytest.skip(f"not here: {error}")
+    files = [entry(path), entry(gone) | {"uid": 54321, "gid": 65432}]
+    put_back(plan_files(files, "put-back", saved, shared=False), saved, tmp_path, 1)
+    found = [(p.read_text(), p.stat().st_uid, p.stat().st_gid, p.stat().st_mode & 0o7777)
+             for p in (path, gone)]
+    assert found == [("as saved", 12345, 23456, 0o640), ("as saved", 54321, 65432, 0o640)]
+    assert os.getxattr(path, "user.note") == b"kept"
+
+
+def test_descriptor_that_closes_while_it_is_looked_at_hides_no_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    path.touch()
+    writer = subprocess.Popen(
+        [sys.executable, "-c", f"f = open({str(path)!r}, 'a'); print(flush=True); input()"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert writer.stdout is not None
+    try:
+        assert writer.stdout.readline() == b"\n"
+        listed = os.listdir
+        monkeypatch.setattr(savedfiles, "all_pids", lambda: [writer.pid])
+        monkeypatch.setattr(os, "listdir", lambda folder: ["999", *listed(folder)])
+        assert savedfiles._is_being_written(str(path))
+    finally:
+        writer.communicate()
 
 
 def test_file_that_grew_after_the_plan_was_made_comes_back_as_it_is(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import shutil
@@ -14,11 +15,13 @@ from jupyter_ckpt.errors import (
     ChunkCorrupt,
     EncryptionKeyMissing,
     IntegrityError,
+    StoreUnusable,
     UsageError,
 )
 from jupyter_ckpt.manifest import ENCRYPTED_FORMAT, PLAIN_FORMAT
 from jupyter_ckpt.store import Store, cipher
 from jupyter_ckpt.store.chunks import digest_of
+from jupyter_ckpt.store.layout import Layout
 
 pytest.importorskip("cryptography")
 SECRET = b"the password is hunter2 and so on "
@@ -201,6 +204,12 @@ def test_lost_description_is_named(store: Store, tmp_path: Path) -> None:
     described.unlink()
     with pytest.raises(EncryptionKeyMissing, match="is gone"):
         Store.open(store.root).check(saved)
+    for opened in (store, Store.open(store.root)):
+        with pytest.raises(EncryptionKeyMissing, match="nothing is saved here in clear"):
+            save(opened, {"a": SECRET}, tmp_path / "in")
+        with pytest.raises(EncryptionKeyMissing):
+            opened.check_writing()
+    assert list((store.root / "tmp").iterdir()) == []
     for broken in (b"{", b"{}", b"[]", kept.replace(b"key-file", b"key-fool")):
         described.write_bytes(broken)
         with pytest.raises(IntegrityError):
@@ -214,3 +223,126 @@ def test_copied_store_with_its_keys_works_elsewhere(
     shutil.copytree(store.root, tmp_path / "copy")
     assert manifest_file(Store.open(tmp_path / "copy"), saved).exists()
     assert Store.open(tmp_path / "copy").read_file(saved, "a") == SECRET
+
+
+def test_lost_description_of_an_empty_store_is_no_way_back_to_a_plain_one(
+    store: Store, tmp_path: Path, key_file: Path
+) -> None:
+    (store.root / cipher.FILE_NAME).unlink()
+    with pytest.raises(EncryptionKeyMissing, match="nothing is saved here in clear"):
+        save(Store.open(store.root), {"a": SECRET}, tmp_path / "in")
+    Store.open(store.root).encrypt(key_file)
+    saved = save(Store.open(store.root), {"a": SECRET}, tmp_path / "in")
+    assert saved.format == ENCRYPTED_FORMAT
+
+
+def test_lost_mark_and_description_are_known_by_any_checkpoint(
+    store: Store, tmp_path: Path
+) -> None:
+    save(store, {"a": b"x"}, tmp_path / "in")
+    os.truncate(store.root / "key", 32)
+    (store.root / cipher.FILE_NAME).unlink()
+    with pytest.raises(EncryptionKeyMissing, match="nothing is saved here in clear"):
+        save(Store.open(store.root), {"a": SECRET}, tmp_path / "in")
+
+
+def test_lost_key_of_an_empty_encrypted_store_is_made_anew_with_its_mark(store: Store) -> None:
+    (store.root / "key").unlink()
+    assert Store.open(store.root).encrypted
+    (store.root / cipher.FILE_NAME).unlink()
+    with pytest.raises(EncryptionKeyMissing):
+        Store.open(store.root).check_writing()
+
+
+def test_save_that_began_before_the_store_was_encrypted_is_encrypted(
+    tmp_path: Path, key_file: Path
+) -> None:
+    early = Store.open(tmp_path / "store")
+    Store.open(tmp_path / "store").encrypt(key_file)
+    saved = save(early, {"a": SECRET * 100}, tmp_path / "in")
+    assert saved.format == ENCRYPTED_FORMAT
+    assert all(path.read_bytes().startswith(b"JCE1") for path in chunk_files(early))
+    assert Store.open(early.root).verify() == {"checked": 1, "bad": []}
+    early.collect()
+
+
+def test_store_is_not_encrypted_while_a_save_is_at_work(tmp_path: Path, key_file: Path) -> None:
+    store = Store.open(tmp_path / "store")
+    with store.transaction("at-work"), pytest.raises(UsageError, match="still holds data"):
+        store.encrypt(key_file)
+    store.encrypt(key_file)
+
+
+def test_store_with_remains_in_clear_is_encrypted_after_a_collection(
+    tmp_path: Path, key_file: Path
+) -> None:
+    store = Store.open(tmp_path / "store")
+    saved = save(store, {"a": SECRET * 100}, tmp_path / "in")
+    store.remove(saved.id)
+    with pytest.raises(UsageError, match="still holds data") as caught:
+        store.encrypt(key_file)
+    assert "jupyter ckpt gc" in caught.value.hint
+    store.collect()
+    images = store.root / "work" / "1-1-save" / "images"
+    (store.root / "work").mkdir(mode=0o700)
+    images.mkdir(parents=True)
+    with pytest.raises(UsageError, match="still holds data"):
+        store.encrypt(key_file)
+    assert not Store.open(store.root).encrypted
+    shutil.rmtree(images.parent)
+    store.encrypt(key_file)
+    assert store.encrypted
+
+
+def test_made_key_outlives_every_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, store = tmp_path / "keys" / "the.key", Store.open(tmp_path / "store")
+    order: list[str] = []
+
+    def failing(layout: Layout, name: str, data: bytes) -> None:
+        assert key.read_bytes() != b""
+        order.append(name)
+        if name == cipher.FILE_NAME:
+            write(layout, name, data)
+            raise OSError(5, "Input/output error")
+        write(layout, name, data)
+
+    write = Layout._write
+    monkeypatch.setattr(Layout, "_write", failing)
+    with pytest.raises(StoreUnusable, match="begin its encryption"):
+        store.encrypt(key, make_key=True)
+    assert order == ["key", cipher.FILE_NAME]
+    monkeypatch.undo()
+    saved = save(Store.open(store.root), {"a": b"x"}, tmp_path / "in")
+    made = key.read_bytes()
+    with pytest.raises(UsageError, match="already"):
+        store.encrypt(key, make_key=True)
+    assert key.read_bytes() == made
+    assert Store.open(store.root).read_file(saved, "a") == b"x"
+
+
+def test_key_is_on_the_disk_before_the_store_tells_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(cipher, "sync_folder", synced.append)
+    store = Store.open(tmp_path / "store")
+    store.encrypt(tmp_path / "keys" / "the.key", make_key=True)
+    assert synced == [tmp_path / "keys"]
+    with pytest.raises(UsageError, match="cannot be made"):
+        Store.open(tmp_path / "other").encrypt(tmp_path / "keys" / "the.key" / "below",
+                                               make_key=True)
+    assert not Store.open(tmp_path / "other").encrypted
+
+
+def test_hash_of_a_document_tells_nothing_to_others(
+    store: Store, tmp_path: Path, key_file: Path
+) -> None:
+    plain, other = Store.open(tmp_path / "plain"), Store.open(tmp_path / "other")
+    other.encrypt(key_file)
+    found = []
+    for one in (plain, store, other, store):
+        with one.transaction("hash") as transaction:
+            found.append(transaction.document_hash(SECRET))
+    assert found[0] == hashlib.sha256(SECRET).hexdigest()
+    assert len({*found}) == 3
+    assert found[1] == found[3]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from jupyter_ckpt.agent import tools
-from jupyter_ckpt.agent.tools import remove_work
+from jupyter_ckpt.agent.tools import Tools, finish_removals, remove_abandoned, remove_work
+from jupyter_ckpt.procfs import ProcessId
+from jupyter_ckpt.store import Store
 
 NO_PAUSES = (0.0, 0.0, 0.0)
 
@@ -43,3 +48,64 @@ def test_folder_that_cannot_be_removed_is_named(
     monkeypatch.setattr(tools.shutil, "rmtree", LateCopy(10).rmtree)
     assert not remove_work(tmp_path / "work", NO_PAUSES)
     assert str(tmp_path / "work") in caplog.text
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[Tools]:
+    Store.open(tmp_path / "store")
+    yield Tools(tmp_path / "runtime", tmp_path / "store", tmp_path)
+    finish_removals(10)
+
+
+def test_folder_of_an_agent_that_is_not_seen_here_stays_until_it_ends(
+    agent: Tools, tmp_path: Path
+) -> None:
+    top = tmp_path / "store" / "work"
+    with agent.work_folder("mine") as folder:
+        # As an agent in another pid namespace names it: nobody here has that pid.
+        elsewhere = top / "4000001-77-theirs"
+        folder.rename(elsewhere)
+        (elsewhere / "images").mkdir()
+        assert remove_abandoned(top) == 0
+        assert (elsewhere / "images").is_dir()
+        elsewhere.rename(folder)
+    finish_removals(10)
+    assert list(top.iterdir()) == []
+
+
+def test_folder_of_an_agent_that_was_killed_goes(agent: Tools, tmp_path: Path) -> None:
+    top = tmp_path / "store" / "work"
+    begun, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with agent.work_folder("theirs") as folder:
+            (folder / "image").write_bytes(b"x" * 9000)
+            os.write(told, b"begun")
+            signal.pause()
+    try:
+        assert os.read(begun, 5) == b"begun"
+        (folder,) = top.iterdir()
+        # Even where its name tells of a process that lives here: its lock counts.
+        own = ProcessId.of(os.getpid())
+        assert own is not None
+        folder = folder.rename(top / f"{own.pid}-{own.start_time}-theirs")
+        assert remove_abandoned(top) == 0
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(begun)
+        os.close(told)
+    assert remove_abandoned(top) >= 9000
+    assert list(top.iterdir()) == []
+
+
+def test_folders_of_older_versions_go_by_their_names(agent: Tools, tmp_path: Path) -> None:
+    top = tmp_path / "store" / "work"
+    top.mkdir(mode=0o700)
+    own = ProcessId.of(os.getpid())
+    assert own is not None
+    names = {"4000001-77-dead-x", f"{own.pid}-{own.start_time}-alive-x", "other"}
+    for name in names:
+        (top / name).mkdir()
+    remove_abandoned(top)
+    assert {path.name for path in top.iterdir()} == names - {"4000001-77-dead-x"}

@@ -25,6 +25,7 @@ from ..offers import bury, how_ended
 from ..procfs import ProcessId
 from ..protocol import Job
 from ..record import Record
+from . import exchange
 from .ending import await_end, refuse_dying
 from .kernel import Kernel
 from .launch import launch
@@ -79,6 +80,7 @@ class Agent:
         try:
             record = self.record_file.read()
         except KernelNotFound:
+            exchange.settle(self.folder, None)
             return
         except RecordCorrupt as error:
             log.error("%s", error.message)
@@ -88,12 +90,14 @@ class Agent:
             kernel = Kernel.attach(record, self.tools.box_binary, self.folder)
             record.recover = record.replaced_by = None  # it was not stopped after all
             self.take(kernel)
+            exchange.forget(self.folder)
             return
         except CheckpointError as error:
             log.warning("the recorded kernel cannot be taken over: %s", error.message)
         if record.init is not None and record.init.is_alive():
             log.warning("its box is ended: whoever was filling or stopping it has died")
             kill_and_wait(identities(record.init.pid))
+        exchange.settle(self.folder, record)
         if record.recover is None:
             self.record_file.remove()
         else:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import shutil
 import stat
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from typing import Any
 
 from ..engine.openfiles import OpenFile
 from ..errors import IntegrityError, RestoreFailed, UsageError, quoted
+from ..sizes import parse_size
 from . import saved
 from .copying import copy_sparse
 from .databases import database_of, members
@@ -37,17 +37,25 @@ class FrozenFiles:
     warnings: list[str] = field(default_factory=list)
 
 
-def file_limit_bytes(text: str | None = None) -> int:
-    """Return the size up to which a file is copied: `text`, else the environment's setting.
+def parse_limit(text: str) -> int:
+    """Return the bytes that a limit stands for: a size, or ``0`` for no content at all.
 
-    Raises `UsageError` unless it is a number with K, M, G, T or nothing behind it.
+    Raises `UsageError`.
     """
-    text = text or os.environ.get(LIMIT_VARIABLE) or DEFAULT_LIMIT
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.I)
-    if match is None:
-        raise UsageError(f"{text!r} is not a size of files.",
-                         f"Set {LIMIT_VARIABLE} to a number of bytes, or to 500M, 4G, ...")
-    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+    return 0 if text.strip() == "0" else parse_size(text)
+
+
+def file_limit() -> tuple[int, list[str]]:
+    """Return the size in bytes up to which a file is copied, and warnings.
+
+    A senseless setting stops no save: it gives a warning, and the usual limit holds.
+    """
+    text = os.environ.get(LIMIT_VARIABLE) or DEFAULT_LIMIT
+    try:
+        return parse_limit(text), []
+    except UsageError as error:
+        return parse_size(DEFAULT_LIMIT), [
+            f"{LIMIT_VARIABLE}: {error.message} Files of up to {DEFAULT_LIMIT} are saved."]
 
 
 def is_history(path: str) -> bool:
@@ -94,7 +102,8 @@ class _Copying:
             return
         self.entries[path] = {
             "path": path, "role": role, "saved": False, "size_bytes": status.st_size,
-            "mtime_ns": status.st_mtime_ns, "mode": stat.S_IMODE(status.st_mode)}
+            "mtime_ns": status.st_mtime_ns, "mode": stat.S_IMODE(status.st_mode),
+            "uid": status.st_uid, "gid": status.st_gid}
 
     def gather(self, database: str) -> list[str]:
         """List all files of a database, note those that are not there; return the others."""

@@ -7,13 +7,27 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from ..engine.sockets import InetSockets, Listener
-from ..errors import RestoreRefused
+from ..errors import RestoreRefused, UsageError
 from .refusals import Refusals
 
 TIME_WAIT, LISTEN = "06", "0A"
 DEFAULT_WAIT_S = 70.0
+MOST_WAIT_S = 86_400.0
+
+
+def checked_wait(asked: Any) -> float:
+    """Return for how many seconds a restore waits for ports; None asks for the usual time.
+
+    Raises `UsageError` for what is no such time.
+    """
+    if asked is None:
+        return DEFAULT_WAIT_S
+    if not isinstance(asked, (int, float)) or not 0 <= asked <= MOST_WAIT_S:
+        raise UsageError(f"'wait_s' is a number of seconds from 0 to {MOST_WAIT_S:.0f}.")
+    return float(asked)
 
 
 def is_free(listener: Listener) -> bool:

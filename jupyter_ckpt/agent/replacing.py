@@ -15,6 +15,7 @@ from ..procfs import descendants
 from ..protocol import Job
 from ..record import Record
 from ..store import Store
+from . import exchange
 from .activity import Mark
 from .core import Agent
 from .kernel import Kernel
@@ -82,6 +83,10 @@ class Replacement:
         self._tools = agent.tools.storing_in(request.get("store"))
         self._recovered, self._asked_by = recovered, asked_by
         self._old = agent.kernel
+        origin = (self._old.record.origin if self._old is not None else None) or {}
+        # An agent died over this very restore, and the next one brought the old state back:
+        # what happened to files then is told with the answer, for nobody else asks.
+        self._told = origin.get("warnings") or [] if origin.get("for") == job.id else []
         self._safety: Manifest | None = None
         """The state of the old kernel."""
         self._is_stopped = False
@@ -126,10 +131,10 @@ class Replacement:
         if self._old is not None and self._safety is not None:
             recover = self._safety.id
             self._make_way(self._old, self._safety)
-        self._made = made = restore.run(prepared, recover)
+        self._made = made = restore.run(prepared, recover, self._asked_by or self._job.id)
         self._take(made, {
             "kind": self._job.kind, "request_id": self._job.id, "for": self._asked_by,
-            "warnings": prepared.warnings, "checkpoint": prepared.manifest.id,
+            "warnings": [*self._told, *prepared.warnings], "checkpoint": prepared.manifest.id,
             "saved_before": self._safety.id if self._safety else None,
             "busy": prepared.manifest.kernel.get("busy")})
         return made
@@ -157,10 +162,11 @@ class Replacement:
         kernel.record.origin = origin
         kernel.mark = Mark.of(kernel.record.root, kernel.link.ask("status", LINK_TIMEOUT_S))
         kernel.saved_at = time.monotonic()
-        kernel.record.recover = None
+        kernel.record.recover = kernel.record.replaced_by = None
         point("restore.told")
         self._agent.take(kernel)
         point("restore.recorded")
+        exchange.forget(self._agent.folder)
 
     # -- when it fails ------------------------------------------------------------
 
@@ -184,12 +190,14 @@ class Replacement:
         recover = self._safety.id if self._safety is not None else self._recovered
         if recover is not None:  # should we die before the old state is back
             made.record.recover = recover
+            made.record.replaced_by = self._asked_by or self._job.id
             with suppress(OSError):
                 self._agent.record_file.write(made.record)
         try:
             made.box.stop()  # it runs, but nobody would know of it
         except CheckpointError as problem:
             log.error("%s", problem.message)  # a box to come ends it, or says why not
+        exchange.undo(self._agent.folder)
         if recover is None:
             self._agent.record_file.remove()
 
@@ -202,16 +210,18 @@ class Replacement:
         try:
             with self._tools.work_folder(self._job.id) as work:
                 prepared = again.prepare(self._tools.store(), safety, work)
-                self._take(again.run(prepared, safety.id), None)
+                self._take(again.run(prepared, safety.id, self._job.id), None)
         except AgentUnreachable:
             raise  # the agent that has our place brings it back
         except Exception as second:
             log.exception("bringing the state before the restore back failed")
             if self._agent.kernel is None:
                 raise _not_back(error, safety, second) from error
-        raise RestoreFailed(
-            f"{error.message} The session is again as it was before the attempt.",
-            error.hint, error.log) from error
+            raise RestoreFailed(f"{error.message} The session is again as it was before the "
+                                "attempt.", error.hint, error.log) from error
+        told = " ".join(["The session is again as it was before the attempt.",
+                         *prepared.plan.warnings])
+        raise RestoreFailed(f"{error.message} {told}", error.hint, error.log) from error
 
 
 def _not_back(error: CheckpointError, safety: Manifest, second: Exception) -> RestoreFailed:

@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import time
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,14 @@ from ..procfs import ProcessId, command_name, descendants
 from ..protocol import Job
 from ..record import Record, next_epoch, write_private
 from ..store import Store
-from . import saved
+from . import exchange, saved
 from .frozen import refill_shared_memory
 from .kernel import Kernel, identify
 from .launch import make_box
-from .ports import DEFAULT_WAIT_S, choose_ports
+from .ports import checked_wait, choose_ports
 from .preflight import Preflight
 from .recordfile import RecordFile
-from .savedfiles import FilePlan, plan_files, present_states, put_back, undo_put_back
+from .savedfiles import FilePlan, plan_files, present_states
 from .tools import Tools
 
 PORT_NAMES = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
@@ -49,6 +50,7 @@ class Prepared:
     details: dict[str, Any]
     folder: Path
     plan: FilePlan
+    schedule: Schedule | None
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -60,8 +62,9 @@ class Restore:
     """Brings one checkpoint back as the kernel whose record `record_file` is.
 
     ``request``: files (policy), connection (ports and key to take over, or
-    None), connection_file, wait_s, shared (whether the original may live on),
-    notebook, session, owner, epoch, schedule (without one: that of the checkpoint).
+    None), connection_file, wait_s (None: the usual time; 0: no waiting), shared
+    (whether the original may live on), notebook, session, owner, epoch, schedule
+    (without one: that of the checkpoint).
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Restore:
     ) -> None:
         self.tools, self.request, self.job = tools, request, job
         self.record_file, self.folder = record_file, record_file.folder
+        self.wait_s = checked_wait(request.get("wait_s"))
 
     def prepare(
         self, store: Store, manifest: Manifest, work: Path, replaced: Kernel | None = None
@@ -91,8 +95,10 @@ class Restore:
         details = saved.parsed(store.read_file(manifest, "restore.json"), saved.DETAILS,
                                "restore.json")
         self._check_mode(details["mode"])
+        schedule, told = saved.schedule(details, self.request)
+        manifest = replace(manifest, files=saved.with_hashes(manifest.files, details))
         preflight = self._preflight(store, manifest, details, work, replaced)
-        warnings = preflight.run()
+        warnings = told + preflight.run()
         folder = work / "restore"
         folder.mkdir()
         self.job.total_bytes = manifest.memory_bytes
@@ -101,7 +107,7 @@ class Restore:
             self.job.done_bytes += done
 
         store.materialise(manifest, folder, progress)
-        return Prepared(manifest, details, folder, preflight.plan, warnings)
+        return Prepared(manifest, details, folder, preflight.plan, schedule, warnings)
 
     def _preflight(
         self, store: Store, manifest: Manifest, details: dict[str, Any], work: Path,
@@ -134,14 +140,17 @@ class Restore:
             f"The checkpoint was made in {made} mode; this machine offers {here} mode.",
             f"Set JUPYTER_CKPT_MODE={made}, or restore it where that mode works.")
 
-    def run(self, prepared: Prepared, recover: str | None = None) -> Kernel:
+    def run(self, prepared: Prepared, recover: str | None = None,
+            asked_by: str | None = None) -> Kernel:
         """Bring the prepared checkpoint to life.
 
         `recover` is the checkpoint, in the same store, that the next agent
-        restores should we die before the record tells of the kernel made. Raises
+        restores should we die before the record tells of the kernel made, for the
+        request `asked_by`. Raises
         `RestoreFailed` or `RestoreRefused`; then nothing of it runs and every
         file is what it was before.
         """
+        exchange.undo(self.folder)  # or it would not be known whose files are there
         # Once more: the kernel that was just stopped may have written since.
         prepared.plan = self._plan(prepared.manifest, prepared.folder)
         sockets = inet_sockets(prepared.images)
@@ -151,14 +160,15 @@ class Restore:
             self._wait_for_pids(prepared)
         self._recreate_folders(prepared)
         (self.folder / "kernel.log").touch(mode=0o600)  # the tree appends to it
-        box = self._make_box(prepared)
         record = self._record(prepared, recover)
+        record.replaced_by = asked_by if recover else None
+        box = self._make_box(prepared)
         try:
             # Known before it holds a kernel: should we die now, the next agent ends it.
             record.init, record.agent = box.init, ProcessId.of(os.getpid())
             self.record_file.write(record)
             point("restore.boxed")
-            put_back(prepared.plan, prepared.folder)
+            exchange.put_back(prepared.plan, prepared.folder, self.folder, record.epoch)
             point("restore.files-back")
             if box.init is not None:
                 refill_shared_memory(box.path("/dev/shm"), prepared.folder)
@@ -175,20 +185,28 @@ class Restore:
             kernel = Kernel(record, box, self.folder)
             self._fix_up(kernel, prepared, moves)
         except BaseException as error:
-            self._keep_log(prepared, error)
+            with suppress(OSError):
+                self._keep_log(prepared, error)
             box.stop()
-            undo_put_back(prepared.plan)
+            problems = self._undo_files()
             # Room for the state that may be brought back instead.
             shutil.rmtree(prepared.folder, ignore_errors=True)
             if recover is None:
                 self.record_file.remove()
+            if isinstance(error, CheckpointError):
+                error.message = " ".join([error.message, *problems])
             if isinstance(error, (CheckpointError, KeyboardInterrupt)):
                 raise
             raise RestoreFailed(
-                f"The restore failed unexpectedly ({error}).",
+                " ".join([f"The restore failed unexpectedly ({error}).", *problems]),
                 "The agent.log in the kernel's runtime folder tells more.") from error
         prepared.warnings += prepared.plan.warnings
         return kernel
+
+    def _undo_files(self) -> list[str]:
+        """Bring the user's files back; return what is amiss. Another agent has done it already
+        if it has our place."""
+        return exchange.undo(self.folder) if self.record_file.has_place() else []
 
     # -- steps ----------------------------------------------------------------
 
@@ -201,8 +219,7 @@ class Restore:
         forced = self._forced_ports(prepared.details)
         kernel_ports = [int(saved[n]) for n in PORT_NAMES if n in saved]
 
-        moves = choose_ports(sockets, forced, kernel_ports, self._tell,
-                             float(self.request.get("wait_s") or DEFAULT_WAIT_S))
+        moves = choose_ports(sockets, forced, kernel_ports, self._tell, self.wait_s)
         internal = {*kernel_ports, *prepared.details.get("internal_ports", ())}
         for old, new in moves.items():
             if old not in internal and any(li.port == old for li in sockets.listeners):
@@ -287,7 +304,7 @@ class Restore:
             notebook=request.get("notebook"), parent=manifest.id,
             recover=recover, recover_store=str(self.tools.store_dir) if recover else None,
             injected=details["injected"], env=details["env"],
-            schedule=Schedule.from_dict(request.get("schedule", details.get("schedule"))))
+            schedule=prepared.schedule)
 
     def _fix_up(self, kernel: Kernel, prepared: Prepared, moves: dict[int, int]) -> None:
         """Tell the kernel who it is now and write its connection file."""
@@ -321,5 +338,3 @@ class Restore:
         if prepared.details["injected"] and wanted.get("key"):
             found["key"] = wanted["key"]
         return found
-
-

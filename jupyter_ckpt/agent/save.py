@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import os
 import time
@@ -26,7 +25,7 @@ from ..store import Extent, Store
 from . import host
 from .activity import Mark
 from .connections import lost_connections
-from .frozen import FrozenFiles, copy_open_files, copy_shared_memory, file_limit_bytes
+from .frozen import FrozenFiles, copy_open_files, copy_shared_memory, file_limit
 from .kernel import Kernel
 from .libraries import inventory
 from .presentfile import digest
@@ -53,14 +52,13 @@ class Save:
                  checkpoint_id: str) -> None:
         self.tools, self.kernel, self.request, self.job = tools, kernel, request, job
         self.checkpoint_id = checkpoint_id
-        self.warnings: list[str] = []
+        self.file_limit_bytes, self.warnings = file_limit()
         self.status: dict[str, Any] = {}
         self.connection: dict[str, Any] | None = None
         self.internal_ports: list[int] = []
         self.frozen = FrozenFiles()
         self.shared: dict[str, Path] = {}
         self.found: list[OpenFile] = []
-        self.file_limit_bytes = file_limit_bytes()
         self.mark: Mark | None = None
         """How far the session was, for telling later whether it went on."""
 
@@ -68,6 +66,7 @@ class Save:
         """Save and return the stored manifest. Raises `DumpFailed` and its kinds."""
         began = time.monotonic()
         store = self.tools.store()
+        store.check_writing()
         self._check_name(store)
         with self.tools.work_folder(self.job.id, self.kernel.record.kernel_id) as work:
             images = work / "images"
@@ -245,10 +244,11 @@ class Save:
                 # Gone before the store is synced: else the disk would have to
                 # take in all of the session's memory first.
                 path.unlink()
-            hashed = {f["content"]: f for f in manifest.files if f["saved"]}
+            hashed = {f["content"] for f in manifest.files if f["saved"]}
+            hashes = details["file_hashes"] = {}
             for name, path in copies.items():
                 if name in hashed:
-                    hashed[name]["blake3"] = digest(path)
+                    hashes[name] = digest(path)
                 tx.add_file(name, path, None, progress)
                 path.unlink()
             skip = (self.kernel.box.inner_runtime, str(self.kernel.folder), "/dev/shm")
@@ -292,7 +292,7 @@ class Save:
                 "the checkpoint has no document.")
             return
         tx.add_bytes("notebook.ipynb", data)
-        manifest.notebook = {"path": path, "sha256": hashlib.sha256(data).hexdigest()}
+        manifest.notebook = {"path": path, "sha256": tx.document_hash(data)}
 
 
 def wait_for_start(kernel: Kernel, job: Job) -> None:

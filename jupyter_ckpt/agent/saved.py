@@ -12,11 +12,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..errors import IntegrityError
+from ..errors import IntegrityError, UsageError
+from ..plan import Schedule, of_checkpoint
 from ..shapes import misfit
 
 FILES = [{"path": Path, "role": str, "saved": bool, "size_bytes": int, "mtime_ns": int,
-          "mode?": int, "content?": str, "blake3?": str, "group?": Path, "absent?": [Path]}]
+          "mode?": int, "uid?": int, "gid?": int, "content?": str, "blake3?": str,
+          "group?": Path, "absent?": [Path]}]
 LIBRARIES = [{"path": Path, "size_bytes": int, "mtime_ns": int, "ctime_ns": int, "inode": int,
               "blake3": str}]
 SHARED_MEMORY = [{"path": Path, "mode": int, "content?": str, "target?": Path}]
@@ -25,8 +27,41 @@ DETAILS = {
     "runtime": Path, "connection": (dict, None), "connection_file": Path, "cwd": Path,
     "injected": bool, "env": dict, "working_folders": dict, "cpu_flags": [str], "epoch": int,
     "session": (dict, None), "internal_ports": [int], "schedule?": (dict, None),
+    "file_hashes?": dict,
 }
 _CONTENT = re.compile(r"(files|shm)/\d{1,9}")
+
+
+def with_hashes(files: list[dict[str, Any]], details: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the manifest's `files` with the hashes of their contents that `details` hold.
+
+    The manifest itself holds none: in an encrypted store anybody may read it, and compare
+    them with those of files he has. (Older checkpoints do.) Raises `IntegrityError`.
+    """
+    hashes = details.get("file_hashes", {})
+    return [{**entry, "blake3": hashes[entry["content"]]} if entry.get("content") in hashes
+            else entry for entry in checked(files, FILES, "The list of files")]
+
+
+def schedule(details: dict[str, Any], request: dict[str, Any]
+             ) -> tuple[Schedule | None, list[str]]:
+    """Return the schedule of the kernel that a restore makes, and warnings.
+
+    That of the request, else of the checkpoint. Raises `UsageError`, or
+    `IntegrityError` where the checkpoint's cannot be.
+    """
+    if "schedule" in request:
+        return Schedule.from_dict(request["schedule"]), []
+    try:
+        found, unknown = of_checkpoint(details.get("schedule"))
+    except UsageError as error:
+        raise IntegrityError(
+            f"The schedule in restore.json of the checkpoint is malformed: {error.message}",
+            "Use another checkpoint.") from error
+    if not unknown:
+        return found, []
+    return found, [f"The schedule of automatic checkpoints holds {', '.join(unknown)}, which "
+                   "this version does not know: it goes on without."]
 
 
 def parsed(data: bytes, shape: Any, name: str) -> Any:

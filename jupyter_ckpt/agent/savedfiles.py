@@ -1,4 +1,4 @@
-"""Files of the user at a restore: what differs, what is done about it, undo.
+"""Files of the user at a restore: what differs, and what is to be done about it.
 
 ``put-back``: files the tree had open for writing become what they were, the
 present ones are kept beside them; a file that another process is writing (the
@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import os
 import stat
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import RestoreRefused, UsageError, quoted
+from ..errors import UsageError, quoted
 from ..procfs import all_pids
 from . import saved
-from .copying import copy_sparse
 from .databases import is_index, members
 from .presentfile import PresentFile
 from .refusals import Refusals
@@ -40,7 +38,6 @@ class FilePlan:
     sizes: dict[str, int] = field(default_factory=dict)
     differing: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    undo: list[tuple[str, str | None]] = field(default_factory=list)
 
 
 def plan_files(files: list[dict[str, Any]], policy: str, folder: Path, shared: bool) -> FilePlan:
@@ -158,86 +155,18 @@ def _is_being_written(path: str) -> bool:
         return False
     for pid in all_pids():
         try:
-            for fd in os.scandir(f"/proc/{pid}/fd"):
-                status = os.stat(fd.path)
-                if (status.st_dev, status.st_ino) == (wanted.st_dev, wanted.st_ino) and (
-                        os.lstat(fd.path).st_mode & 0o200):
-                    return True
+            descriptors = os.listdir(f"/proc/{pid}/fd")
         except OSError:
-            continue
+            continue  # it has ended, or is none of ours
+        if any(_is_open_for_writing(f"/proc/{pid}/fd/{one}", wanted) for one in descriptors):
+            return True
     return False
 
 
-def put_back(plan: FilePlan, folder: Path) -> None:
-    """Carry the plan out; `undo_put_back` brings the present files back.
-
-    The present file is renamed, never overwritten: a process that still writes
-    to it goes on writing to the backup. Raises `RestoreRefused` naming the file
-    that cannot be put back; what was done until then is for `undo_put_back`.
-    """
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    for path in plan.move_away:
-        with _naming(path):
-            backup = _set_aside(plan, path, stamp)
-        plan.warnings.append(f"{path} was not there at the checkpoint; it is kept as {backup}.")
-    for entry in plan.put_back:
-        with _naming(entry["path"]):
-            _put_one_back(plan, entry, folder, stamp)
-
-
-def _put_one_back(plan: FilePlan, entry: dict[str, Any], folder: Path, stamp: str) -> None:
-    path, backup = entry["path"], None
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    if os.path.lexists(path) and path.startswith(SHARED_MEMORY):
-        os.unlink(path)  # memory of the tree that has ended, nobody's document
-        plan.undo.append((path, None))
-    elif os.path.lexists(path):
-        backup = _set_aside(plan, path, stamp)
-    else:
-        plan.undo.append((path, None))
-    copy_sparse(folder / entry["content"], Path(path))
-    os.chmod(path, entry.get("mode", 0o600))
-    if not path.startswith(SHARED_MEMORY):
-        told = f"; what was there is kept as {backup}" if backup else ""
-        plan.warnings.append(f"{path} was put back as it was at the checkpoint{told}.")
-
-
-def _set_aside(plan: FilePlan, path: str, stamp: str) -> str:
-    backup = _unused(f"{path}.before-restore-{stamp}")
-    os.rename(path, backup)
-    plan.undo.append((path, backup))
-    return backup
-
-
-class _naming:
-    """Turns an `OSError` about a file of the user into a sentence that names it."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        """Begin to watch."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            raise RestoreRefused(
-                f"{self.path} cannot be put back as it was: {error.strerror}.",
-                "Make its folder writable, or restore with --files keep.") from error
-
-
-def undo_put_back(plan: FilePlan) -> None:
-    """Undo `put_back`: every file is again what it was before."""
-    for path, backup in reversed(plan.undo):
-        if os.path.lexists(path):
-            os.unlink(path)
-        if backup is not None:
-            os.rename(backup, path)
-    plan.undo.clear()
-
-
-def _unused(path: str) -> str:
-    candidate, number = path, 0
-    while os.path.lexists(candidate):
-        number += 1
-        candidate = f"{path}-{number}"
-    return candidate
+def _is_open_for_writing(descriptor: str, wanted: os.stat_result) -> bool:
+    try:
+        found = os.stat(descriptor)
+        return ((found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino)
+                and bool(os.lstat(descriptor).st_mode & 0o200))
+    except OSError:
+        return False  # closed since it was listed; the others may still tell

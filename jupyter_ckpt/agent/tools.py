@@ -23,9 +23,12 @@ from ..native_build import native_path
 from ..privileges import decide_mode
 from ..procfs import ProcessId
 from ..store import Store
+from ..store.locks import EXCLUSIVE, SHARED, LockFile
 
 log = logging.getLogger(__name__)
 _REMOVAL = "removal"
+LOCK = "lock"
+"""In every work folder: locked while somebody works there."""
 REMOVAL_PAUSES_S = (0.1, 1.0, 5.0, 30.0, 60.0, 300.0, 600.0)
 
 
@@ -94,18 +97,25 @@ class Tools:
 
         With `kernel_id` it is for dumps of that kernel: see `criu_mark`.
 
+        A lock in it is held for its life: it tells other agents, also those in
+        other pid namespaces, that somebody works there. Raises `StoreUnusable`.
+
         The removal of gigabytes takes its time, and nobody has to wait for it:
         a thread does it, and what an agent's death leaves the next one removes.
         """
         top = self.store_dir / "work"
+        own = ProcessId.of(os.getpid())
+        assert own is not None
+        mark = criu_mark(kernel_id) if kernel_id else "-"
+        prefix = f"{own.pid}-{own.start_time}{mark}{label[:16]}-"
         try:
             top.mkdir(mode=0o700, exist_ok=True)
             remove_abandoned(top)
-            own = ProcessId.of(os.getpid())
-            assert own is not None
-            mark = criu_mark(kernel_id) if kernel_id else "-"
-            prefix = f"{own.pid}-{own.start_time}{mark}{label[:16]}-"
-            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=top))
+            # Under the store's lock a folder never lacks its own, see `_is_abandoned`.
+            with LockFile(self.store_dir / "lock") as store_lock, store_lock.held(SHARED):
+                folder = Path(tempfile.mkdtemp(prefix=prefix, dir=top))
+                lock = LockFile(folder / LOCK)
+                lock.lock(EXCLUSIVE)
         except OSError as error:
             raise StoreUnusable(
                 f"The store {self.store_dir} is not writable: {error.strerror}.",
@@ -113,13 +123,18 @@ class Tools:
         try:
             yield folder
         finally:
-            threading.Thread(target=remove_work, args=(folder,), name=_REMOVAL,
+            threading.Thread(target=_end_work, args=(folder, lock), name=_REMOVAL,
                              daemon=True).start()
 
 
 def criu_mark(kernel_id: str) -> str:
     """Return what the command lines hold of every criu that dumps this kernel."""
     return f"-{kernel_id}-criu-"
+
+
+def _end_work(folder: Path, lock: LockFile) -> None:
+    with lock:
+        remove_work(folder)
 
 
 def remove_work(folder: Path, pauses_s: Sequence[float] = REMOVAL_PAUSES_S) -> bool:
@@ -144,12 +159,29 @@ def remove_abandoned(top: Path) -> int:
     """
     freed = 0
     for folder in top.iterdir() if top.is_dir() else ():
-        pid, start_time = (*folder.name.split("-"), "")[:2]
-        if (pid.isdigit() and start_time.isdigit()
-                and not ProcessId(int(pid), int(start_time)).is_alive()):
+        if _is_abandoned(folder):
             freed += _disk_bytes(folder)
             shutil.rmtree(folder, ignore_errors=True)
     return freed
+
+
+def _is_abandoned(folder: Path) -> bool:
+    """Tell whether nobody works in a folder: its lock is free.
+
+    One without a lock is of an older version, or is being removed. Its name tells who
+    made it, as far as that is to be known here: a pid means another process elsewhere.
+    """
+    pid, start_time = (*folder.name.split("-"), "")[:2]
+    if not (pid.isdigit() and start_time.isdigit()):
+        return False
+    with LockFile(folder.parent.parent / "lock") as store_lock, store_lock.held(EXCLUSIVE):
+        if not (folder / LOCK).exists():
+            return not ProcessId(int(pid), int(start_time)).is_alive()
+        try:
+            with LockFile(folder / LOCK) as lock:
+                return lock.try_lock(EXCLUSIVE)
+        except FileNotFoundError:
+            return False  # its owner removed it at this moment
 
 
 def _disk_bytes(folder: Path) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from pathlib import Path
 
 import click
@@ -29,22 +27,9 @@ def encrypt(call: Call, key_file: Path | None, passphrase_file: Path | None) -> 
     """
     if key_file is not None and passphrase_file is not None:
         raise UsageError("--key-file and --passphrase-file exclude each other.")
-    if passphrase_file is not None:
-        chosen, kind = passphrase_file.expanduser().absolute(), "passphrase"
-        call.new_store().encrypt(chosen, kind)
-    else:
-        chosen = (key_file or _default_key_file()).expanduser().absolute()
-        kind = "key-file"
-        store = call.new_store()
-        if store.encrypted:
-            raise UsageError(f"The store {store.root} is encrypted already.")
-        made = _make_key(chosen)
-        try:
-            store.encrypt(chosen, kind)
-        except BaseException:
-            if made:
-                chosen.unlink()
-            raise
+    chosen = (passphrase_file or key_file or _default_key_file()).expanduser().absolute()
+    kind = "key-file" if passphrase_file is None else "passphrase"
+    call.new_store().encrypt(chosen, kind, make_key=passphrase_file is None)
     if call.screen.as_json:
         call.screen.document({"store": str(call.locations.store_dir), "key_file": str(chosen)})
         return
@@ -57,19 +42,3 @@ def _default_key_file() -> Path:
 
     return Path(jupyter_config_dir()) / _KEY_NAME
 
-
-def _make_key(path: Path) -> bool:
-    """Make a key file where there is none; tell whether it was made."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise UsageError(f"The key file {path} cannot be made: {error.strerror}.",
-                         "Choose another place with --key-file.") from error
-    with os.fdopen(handle, "wb") as file:
-        file.write(secrets.token_bytes(32))
-        file.flush()
-        os.fsync(handle)
-    return True

@@ -48,7 +48,8 @@ _SERVER_TIMEOUT_S = 1800.0
               help="Restore a checkpoint that somebody else signed. Its code then runs with all "
                    "your rights: only for one that you were given by somebody you trust.")
 @click.option("--wait", "wait_s", type=click.FloatRange(min=0), metavar="S",
-              help="Seconds to wait for what passes by itself, as ports still in use.")
+              help="Seconds to wait for ports of the session that the system still holds, as it "
+                   "does for a minute after their use; 0: no waiting (default: 70).")
 def restore(call: Call, checkpoint: str, in_place: bool, new: bool, files: str, no_server: bool,
             trust: bool, wait_s: float | None) -> None:
     """Bring a session back as it was.

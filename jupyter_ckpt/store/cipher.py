@@ -8,15 +8,19 @@ nonce, the chunk's name and header bound to it), one keys the hash that names
 them, so that nobody can tell from a name whether some known bytes are stored.
 
 The manifests stay readable: names, notes, sizes, names of processes and files.
+Hashes of contents in them are keyed, too.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import os
 import secrets
 import stat
 import struct
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +29,7 @@ from blake3 import blake3
 
 from ..errors import EncryptionKeyMissing, IntegrityError, NotPossibleHere, UsageError
 from ..shapes import misfit
+from .disk import sync_folder, write_synced
 
 FILE_NAME = "encryption.json"
 VARIABLE = "JUPYTER_CKPT_KEY_FILE"
@@ -47,11 +52,16 @@ class Cipher:
 
     def __init__(self, store_key: bytes) -> None:
         self._name_key = _derived(store_key, "names of chunks")
+        self._document_key = _derived(store_key, "hashes of documents")
         self._aead = _aead(_derived(store_key, "content of chunks"))
 
     def digest(self, data: bytes | bytearray | memoryview) -> bytes:
         """Return the 32 bytes that name `data` in this store."""
         return blake3(data, key=self._name_key).digest()
+
+    def document_hash(self, data: bytes) -> str:
+        """Return what stands for `data` in a readable manifest: HMAC-SHA256, in hex."""
+        return hmac.new(self._document_key, data, hashlib.sha256).hexdigest()
 
     def sealed(self, stored: bytes, raw_bytes: int, digest: bytes) -> bytes:
         """Return the chunk file for `stored` (raw or framed bytes of the chunk `digest`)."""
@@ -76,26 +86,37 @@ class Cipher:
         return found
 
 
-def begin(folder: Path, key_file: Path, kind: str) -> None:
-    """Write the description of a new store key, wrapped by what `key_file` holds.
+def make_key(path: Path) -> None:
+    """Make a key file at `path` unless something is there; it is on the disk afterwards.
 
-    Called for a store without checkpoints, under its lock. Raises `UsageError`
-    (there is one already), `EncryptionKeyMissing`, `NotPossibleHere` (without
-    the library), `OSError`; nothing is changed then.
+    Nobody ever removes it again: another store may have begun to use it. Raises
+    `NotPossibleHere` (without the library it would be of no use) and `UsageError`.
     """
-    from .disk import sync_folder, write_synced
+    _aead(bytes(_KEY_BYTES))
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.path.lexists(path):
+            with suppress(FileExistsError):  # another run was first
+                write_synced(path, secrets.token_bytes(_KEY_BYTES))
+        # Before anything is encrypted with it: a crash must not take its name away.
+        sync_folder(path.parent)
+    except OSError as error:
+        raise UsageError(f"The key file {path} cannot be made: {error.strerror}.",
+                         "Choose another place with --key-file.") from error
 
+
+def description(key_file: Path, kind: str) -> bytes:
+    """Return the description of a new store key, wrapped by what `key_file` holds.
+
+    Raises `EncryptionKeyMissing`, and `NotPossibleHere` without the library.
+    """
     salt = secrets.token_bytes(16)
     wrapping = _aead(_wrapping_key(_secret(key_file, kind), kind, salt))
     nonce = secrets.token_bytes(NONCE_BYTES)
     wrapped = nonce + wrapping.encrypt(nonce, secrets.token_bytes(_KEY_BYTES), salt)
     told = {"format": 1, "kind": kind, "key_file": str(key_file), "salt": salt.hex(),
             "wrapped": wrapped.hex()}
-    try:
-        write_synced(folder / FILE_NAME, json.dumps(told, indent=1).encode())
-    except FileExistsError as error:
-        raise UsageError(f"The store {folder} is encrypted already.") from error
-    sync_folder(folder)
+    return json.dumps(told, indent=1).encode()
 
 
 def of_store(folder: Path) -> Cipher | None:

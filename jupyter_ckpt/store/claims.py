@@ -32,11 +32,16 @@ class Workplace:
     """The folder of one running transaction. Closing removes it."""
 
     def __init__(self, layout: Layout, request_id: str) -> None:
-        """Make the folder; raises `OSError` or `StoreUnusable` (nothing is left then)."""
+        """Make the folder; nothing is left when that fails.
+
+        Raises `OSError`, `StoreUnusable`, and what `Layout.unlock_for_writing` does.
+        """
         self._layout = layout
         self.path = layout.tmp / f"{request_id}-{secrets.token_hex(4)}"
         # Under the lock a folder never lacks its own lock, so nobody takes it for a dead one.
         with LockFile(layout.lock) as lock, lock.held(SHARED):
+            # From here on the folder keeps a plain store from becoming an encrypted one.
+            layout.unlock_for_writing()
             self.path.mkdir(mode=0o700)
             try:
                 self._lock = LockFile(self.path / "lock")

@@ -3,7 +3,9 @@
 ::
 
     <root>/             0700
-      key               0600, 32 random bytes; signs the manifests of this user
+      key               0600, 32 random bytes; signs the manifests of this user. In an
+                        encrypted store `MARK` follows, so that a store whose
+                        description is lost does not pass for a plain one
       encryption.json   in an encrypted store: the wrapped key of its chunks
       chunks/ab/abcd..  see chunks.py
       manifests/<id>.json
@@ -24,13 +26,14 @@ import secrets
 import stat
 from pathlib import Path
 
-from ..errors import StoreUnusable, UsageError
+from ..errors import EncryptionKeyMissing, StoreUnusable, UsageError
 from . import cipher
 from .cipher import Cipher
 from .disk import explaining, sync_folder, write_synced
 from .locks import EXCLUSIVE, LockFile
 
 KEY_BYTES = 32
+MARK = b"encrypted\n"
 _FOLDERS = ("chunks", "manifests", "tmp")
 
 
@@ -76,12 +79,17 @@ class Layout:
                 raise StoreUnusable(f"The key of the checkpoint store {self.root} is gone.",
                                     f"Put {self.key} back from a backup, or move the folder away "
                                     "to begin a new store.")
-            for leftover in self.root.glob(".key-*"):
-                leftover.unlink()  # whoever was writing it has died: we hold the lock
-            temporary = self.root / f".key-{secrets.token_hex(4)}"
-            write_synced(temporary, secrets.token_bytes(KEY_BYTES))
-            os.rename(temporary, self.key)
-            sync_folder(self.root)
+            mark = MARK if os.path.lexists(self.root / cipher.FILE_NAME) else b""
+            self._write("key", secrets.token_bytes(KEY_BYTES) + mark)
+
+    def _write(self, name: str, data: bytes) -> None:
+        """Write a file of the root folder, whole or not at all; the caller holds a lock."""
+        for leftover in self.root.glob(f".{name}-*"):
+            leftover.unlink()  # whoever was writing it has died: we hold the lock
+        temporary = self.root / f".{name}-{secrets.token_hex(4)}"
+        write_synced(temporary, data)
+        os.rename(temporary, self.root / name)
+        sync_folder(self.root)
 
     def unlock(self) -> None:
         """Find out whether the store is encrypted, and get its key.
@@ -90,21 +98,61 @@ class Layout:
         """
         self.cipher = cipher.of_store(self.root)
 
-    def encrypt(self, key_file: Path, kind: str) -> None:
-        """Make this store, which has no checkpoint yet, an encrypted one.
+    def unlock_for_writing(self) -> None:
+        """Get the key as `unlock` does, and refuse to write in clear what must not be.
 
-        Raises `UsageError` (it has checkpoints, or is encrypted), and what
-        `cipher.begin` does; nothing is changed then.
+        Called under the lock that `encrypt` takes and before it can be taken again: the
+        store may have become an encrypted one since this object was made. Raises
+        `EncryptionKeyMissing` also where the store is or was encrypted and its
+        description is gone.
+        """
+        was_encrypted = self.cipher is not None
+        self.unlock()
+        if self.cipher is None and (was_encrypted or self._stored_key()[KEY_BYTES:] == MARK):
+            raise self.description_is_gone()
+
+    def description_is_gone(self) -> EncryptionKeyMissing:
+        return EncryptionKeyMissing(
+            f"The store {self.root} is encrypted, and its {cipher.FILE_NAME} is gone: nothing is "
+            "saved here in clear.",
+            "Put that file back from a backup, or choose another folder with --store. A store "
+            "without checkpoints can be encrypted anew: jupyter ckpt encrypt.")
+
+    def encrypt(self, key_file: Path, kind: str, make_key: bool) -> None:
+        """Make this store, which holds nothing yet, an encrypted one.
+
+        Raises `UsageError` (it holds something, or is encrypted), and what
+        `cipher.make_key` and `cipher.description` do; it is as before then. An error of
+        the disk may leave one that takes nothing until this is done again.
         """
         with explaining("begin its encryption"), LockFile(self.lock) as lock, lock.held(EXCLUSIVE):
-            begun = any(name.endswith(".json") for name in os.listdir(self.manifests))
-            if begun or any(True for _ in os.scandir(self.tmp)):
-                raise UsageError(
-                    f"The store {self.root} holds checkpoints that are not encrypted.",
-                    "Choose a new folder with --store, or remove them with 'jupyter ckpt rm' "
-                    "and 'jupyter ckpt gc'.")
-            cipher.begin(self.root, key_file, kind)
+            if os.path.lexists(self.root / cipher.FILE_NAME):
+                raise UsageError(f"The store {self.root} is encrypted already.")
+            self._check_empty()
+            if make_key:
+                cipher.make_key(key_file)
+            described = cipher.description(key_file, kind)
+            # The mark comes first: at no moment are there encrypted chunks without it.
+            with LockFile(self.names_lock) as names, names.held(EXCLUSIVE):
+                self._write("key", self.read_key() + MARK)
+            self._write(cipher.FILE_NAME, described)
         self.unlock()
+
+    def _check_empty(self) -> None:
+        """Raise `UsageError` while anything lies in the store that was saved in clear."""
+        if any(name.endswith(".json") for name in os.listdir(self.manifests)):
+            raise UsageError(
+                f"The store {self.root} holds checkpoints that are not encrypted.",
+                "Choose a new folder with --store, or remove them with 'jupyter ckpt rm' "
+                "and 'jupyter ckpt gc'.")
+        chunks = any(files for _, _, files in os.walk(self.chunks))
+        work = self.work.is_dir() and any(self.work.iterdir())
+        if chunks or work or any(self.tmp.iterdir()):
+            raise UsageError(
+                f"The store {self.root} still holds data that is not encrypted: of removed "
+                "checkpoints, or of saves and restores that run or were cut short.",
+                "Run 'jupyter ckpt gc' when no save runs, then encrypt it; or choose a new "
+                "folder with --store.")
 
     def check_root(self) -> None:
         """Raise `StoreUnusable` unless the root folder is this user's alone."""
@@ -157,12 +205,15 @@ class Layout:
                                 "Put the key back from a backup.")
         self._check_owner(self.key, found)
         self._check_private(self.key, found)
-        with explaining(f"read {self.key}"):
-            key = self.key.read_bytes()
-        if len(key) != KEY_BYTES:
+        key = self._stored_key()
+        if key[KEY_BYTES:] not in (b"", MARK) or len(key) < KEY_BYTES:
             raise StoreUnusable(f"{self.key} has {len(key)} bytes instead of {KEY_BYTES}.",
                                 "Put the key back from a backup.")
-        return key
+        return key[:KEY_BYTES]
+
+    def _stored_key(self) -> bytes:
+        with explaining(f"read {self.key}"):
+            return self.key.read_bytes()
 
     def _status(self, path: Path, follow: bool) -> os.stat_result:
         try:

@@ -118,6 +118,14 @@ class ManifestFolder:
                                 "Choose another name, or rename that one with "
                                 "'jupyter ckpt rename'.")
 
+    def check_plain(self) -> None:
+        """Raise `EncryptionKeyMissing` when a checkpoint of ours is encrypted.
+
+        Asked where no description of a key is: it was there when that checkpoint was made.
+        """
+        if any(manifest.format == ENCRYPTED_FORMAT for manifest in self.all()[0]):
+            raise self._layout.description_is_gone()
+
     def publish(self, manifest: Manifest, place: Path) -> Manifest:
         """Make a new checkpoint visible, durably, and return it as published.
 

@@ -59,16 +59,24 @@ class Store:
     def encrypted(self) -> bool:
         return self._layout.cipher is not None
 
-    def encrypt(self, key_file: Path, kind: str = "key-file") -> None:
-        """Encrypt all that will be stored here; the store has no checkpoints yet.
+    def encrypt(self, key_file: Path, kind: str = "key-file", make_key: bool = False) -> None:
+        """Encrypt all that will be stored here; the store holds nothing yet.
 
-        `key_file` holds the key, or with `kind` "passphrase" a passphrase.
-        Raises `UsageError` (there are checkpoints, or it is encrypted already),
-        `EncryptionKeyMissing`, `NotPossibleHere`; nothing is changed then.
+        `key_file` holds the key, or with `kind` "passphrase" a passphrase. With
+        `make_key` a key is made there if the file is missing, and stays whatever
+        happens. Raises `UsageError` (something is stored, or it is encrypted
+        already), `EncryptionKeyMissing`, `NotPossibleHere`; the store is as before
+        then.
         """
-        self._layout.encrypt(key_file.absolute(), kind)
+        self._layout.encrypt(key_file.absolute(), kind, make_key)
 
     # -- writing
+
+    def check_writing(self) -> None:
+        """Raise `EncryptionKeyMissing` where a transaction would; ask before a long save."""
+        self._layout.unlock_for_writing()
+        if not self.encrypted:
+            self._manifests.check_plain()
 
     def transaction(self, request_id: str, *, prove_reused: bool = False) -> Transaction:
         """Return the writer of one checkpoint, to be used in a ``with`` statement.

@@ -8,6 +8,7 @@ point); sync of that folder.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -51,6 +52,8 @@ class Transaction:
             remove_dead(layout)  # or checkpoints that are killed again and again fill the disk
             self._place = Workplace(layout, request_id)
             try:
+                if layout.cipher is None:  # read anew just now, with the place
+                    manifests.check_plain()
                 point("store.begun")
             except BaseException:
                 self._place.close()
@@ -112,6 +115,13 @@ class Transaction:
                                 for start in range(0, len(part), CHUNK_BYTES))
                 chunks += self._keep(part, lengths)
         self._entries[name] = tree.Entry(name, mode, len(data), tree.with_joined_zeros(chunks))
+
+    def document_hash(self, data: bytes) -> str:
+        """Return the hash of `data` that its manifest may show: SHA-256, keyed in an
+        encrypted store, where nobody shall be able to compare it with a file he has.
+        """
+        cipher = self._layout.cipher
+        return hashlib.sha256(data).hexdigest() if cipher is None else cipher.document_hash(data)
 
     def commit(self, manifest: Manifest) -> Manifest:
         """Make the checkpoint durable and visible; return its manifest as published.

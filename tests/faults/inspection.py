@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from jupyter_ckpt.agent.exchange import JOURNAL
 from jupyter_ckpt.offers import offers_folder
 from jupyter_ckpt.procfs import ProcessId, all_pids, descendants, stat_fields
 from jupyter_ckpt.record import Record, all_records
@@ -96,6 +97,17 @@ def leftovers(place: Place, *folders: str) -> list[str]:
     root = place.store.root
     return [f"{name}/{path.name}" for name in folders if (root / name).is_dir()
             for path in (root / name).iterdir()]
+
+
+def half_exchanged(place: Place) -> list[str]:
+    """Return what is left of putting files back that was not finished, undone or forgotten."""
+    journals = place.locations.runtime_dir.glob(f"*/{JOURNAL}")
+    return [str(path) for path in (*place.work.glob(".ckpt-*"), *journals)]
+
+
+def backups(place: Place) -> set[str]:
+    """Return the files of the user that restores have set aside."""
+    return {str(path) for path in place.work.glob("*.before-restore-*")}
 
 
 def let_stopped_go_on(place: Place, *more: int) -> None:

@@ -17,6 +17,7 @@ from . import acts
 from .inspection import (
     end_everything,
     frozen,
+    half_exchanged,
     leftovers,
     let_stopped_go_on,
     living,
@@ -160,6 +161,7 @@ class KernelStage:
                 operation.attempt()
             except CheckpointError as error:
                 operation.failures += 1
+                operation.failed(error.message)
                 outcome.broken.append(f"the second try failed: {error.message}")
 
     # -- examining ----------------------------------------------------------------------
@@ -177,11 +179,15 @@ class KernelStage:
             outcome.left_frozen = True
             outcome.broken.append(f"left frozen: {still}")
         outcome.broken += self._examine_others(operation)
+        if case.who != "client" and (unspoken := operation.unspoken()):
+            outcome.broken.append(f"set aside without a word: {unspoken}")
         new = self._examine_store(operation, before, outcome)
         outcome.broken += self._go_on(operation, new)
         acts.look(place.locations)
         if left := settled(lambda: leftovers(place, "tmp", "work")):
             outcome.broken.append(f"left in the store: {left}")
+        if left := settled(lambda: half_exchanged(place)):
+            outcome.broken.append(f"files half put back: {left}")
         self._dismiss_empty_agents()
         for what, check in (("processes", strays), ("runtime folders", stray_folders)):
             if left := settled(lambda check=check: check(place)):  # type: ignore[misc]
@@ -286,6 +292,7 @@ class _Attempt:
             self.said = "done"
         except CheckpointError as error:
             self.said = error.message
+            self._operation.failed(error.message)
         except Exception as error:
             self.said = f"unexpected {error!r}"
 

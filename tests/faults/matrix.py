@@ -140,7 +140,8 @@ def restore_cases() -> Iterator[Case]:
     yield from _cases(place, (*REPLACING, "restore.boxed", "restore.running"),
                       ("stop", "hang", "eio"), "agent")
     yield from _cases(place, (*FROZEN, "save.dumped", "store.chunks-synced", "store.manifest-named",
-                              *records, "record.named#3", "record.written#4"),
+                              *records, "record.named#3", "record.written#4", "record.written#5",
+                              "record.written#6"),
                       ("kill", "enospc"), "agent")
     yield from _cases(place, ("restore.unpacked", "restore.saved", "restore.marked"),
                       ("kill",), "kernel")

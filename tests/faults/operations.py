@@ -13,6 +13,7 @@ from jupyter_ckpt import kernels
 from jupyter_ckpt.errors import CheckpointError
 
 from . import acts
+from .inspection import backups
 from .matrix import Case
 from .plan import Plan
 from .session import Session
@@ -37,6 +38,9 @@ class Operation:
         self.promised: set[str] = set()
         """Checkpoints that an answer named."""
         self.failures = 0
+        self.told: list[str] | None = None
+        """What was said of files; None where nobody listens."""
+        self._backups = backups(self.place)
 
     def call(self) -> Call:
         """Return what is asked now; a second call is the retry."""
@@ -44,6 +48,16 @@ class Operation:
 
     def answered(self, answer: dict[str, Any]) -> None:
         """Note what an answer promises."""
+
+    def failed(self, message: str) -> None:
+        """Note what was told in place of an answer."""
+
+    def unspoken(self) -> list[str]:
+        """Return the files of the user that were set aside without a word in any answer."""
+        if self.told is None:
+            return []
+        return [one for one in backups(self.place) - self._backups
+                if not any(one in text for text in self.told)]
 
     def attempt(self) -> None:
         """Ask in this process. Raises `CheckpointError`."""
@@ -90,8 +104,12 @@ class RestoreInPlace(Operation):
 
     def answered(self, answer: dict[str, Any]) -> None:
         self.tokens = {self.token}
+        self.told = [*(self.told or ()), *answer["warnings"]]
         if answer.get("saved_before"):
             self.promised.add(answer["saved_before"])
+
+    def failed(self, message: str) -> None:
+        self.told = [*(self.told or ()), message]
 
     def kernel_stays(self, case: Case) -> bool:
         return case.point not in REPLACED_FROM and case.who != "restore"
@@ -142,6 +160,9 @@ class Recover(RestoreInPlace):
         (safety,) = self.safety
         return "restore", {"checkpoint": safety, "kernel_id": self.session.kernel_id,
                            "in_place": False}
+
+    def failed(self, message: str) -> None:
+        """Whoever only looks is not told of files; it is in the record."""
 
     def answered(self, answer: dict[str, Any]) -> None:
         if not self.session.is_alive():
