@@ -37,8 +37,9 @@ def save(agent: Agent, request: dict[str, Any], job: Job) -> dict[str, Any]:
     error: CheckpointError | None = None
     manifest: Manifest | None = None
     try:
-        with agent.doing("frozen"):
-            making = Save(tools, kernel, request, job, checkpoint_id(agent.folder.name, job.id))
+        with agent.doing("saving"):
+            making = Save(tools, kernel, request, job, checkpoint_id(agent.folder.name, job.id),
+                          lambda: agent.doing("frozen"))
             manifest = making.run()
             kernel.mark, kernel.saved_at = making.mark, time.monotonic()
             point("save.stored")
