@@ -28,7 +28,7 @@ SOAK_ARGS ?= --record
 demo: setup
 	$(BIN)/python -m demo
 
-test: setup check $(STAMPS)/browser
+test: setup check $(STAMPS)/test-tools
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: setup
@@ -58,7 +58,28 @@ docs: setup
 
 setup: $(STAMPS)/criu
 
-$(STAMPS)/venv:
+# Installs Debian's packages in the shell's variable `missing`, if there are any.
+INSTALL_MISSING = [ -z "$$missing" ] || { \
+	for program in apt-get $(SUDO); do command -v $$program >/dev/null || { \
+		echo "error: these Debian packages (or what they are called elsewhere) are missing," \
+		"and there is no $$program to install them:$$missing." \
+		"Install them and run make again." >&2; exit 1; }; done; \
+	echo "installing:$$missing"; \
+	$(SUDO) apt-get update -q && \
+	$(SUDO) apt-get install -y -q --no-install-recommends $$missing; }
+
+# The shims are compiled, and Debian's python3 comes without venv.
+$(STAMPS)/system:
+	@missing=; found=; \
+	[ -n "$(PYTHON)" ] || missing="$$missing python3 python3-venv"; \
+	for cc in $$CC cc gcc clang; do \
+		echo '#include <stdio.h>' | $$cc -fsyntax-only -x c - 2>/dev/null && \
+		found=yes && break; done; \
+	[ -n "$$found" ] || missing="$$missing gcc libc6-dev"; \
+	$(INSTALL_MISSING)
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/venv: | $(STAMPS)/system
 	@[ -n "$(PYTHON)" ] || { echo "error: no Python 3.10 or newer with venv found." \
 		"Install one (Debian: apt-get install python3-venv) and run make again." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
@@ -78,11 +99,15 @@ $(STAMPS)/criu: $(STAMPS)/package
 	$(BIN)/jupyter ckpt setup
 	touch $@
 
-# Browser tests need a Chromium; JUPYTER_CKPT_CHROMIUM names another one.
-$(STAMPS)/browser: | $(STAMPS)/venv
-	@if [ -z "$$JUPYTER_CKPT_CHROMIUM" ] && ! command -v chromium >/dev/null; then \
-		$(SUDO) apt-get update -q && \
-		$(SUDO) apt-get install -y -q --no-install-recommends chromium; fi
+# Browser tests need a Chromium (JUPYTER_CKPT_CHROMIUM names another one), tests of caps
+# mode, which only root can run, setcap.
+$(STAMPS)/test-tools: | $(STAMPS)/venv
+	@missing=; \
+	[ -n "$$JUPYTER_CKPT_CHROMIUM" ] || command -v chromium >/dev/null || \
+		missing="$$missing chromium"; \
+	[ $$(id -u) != 0 ] || PATH="$$PATH:/usr/sbin:/sbin" command -v setcap >/dev/null || \
+		missing="$$missing libcap2-bin"; \
+	$(INSTALL_MISSING)
 	touch $@
 
 clean:

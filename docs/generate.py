@@ -24,10 +24,11 @@ import yaml
 
 from jupyter_ckpt import errors, native_build
 from jupyter_ckpt.cli.main import SECTIONS, cli
+from jupyter_ckpt.cli.ps import STATES
 from jupyter_ckpt.engine.unsupported import ALL_MODES, UNSUPPORTED
 from jupyter_ckpt.errors import CheckpointError, error_classes
 from jupyter_ckpt.handlers import ROUTES, CheckpointHandler
-from jupyter_ckpt.manifest import FORMAT, Manifest
+from jupyter_ckpt.manifest import ENCRYPTED_FORMAT, FORMAT, PLAIN_FORMAT, Manifest
 from jupyter_ckpt.provisioner import CheckpointProvisioner
 from jupyter_ckpt.server.events import SCHEMA_ID, SCHEMA_PATH
 from jupyter_ckpt.serverext import CheckpointApp
@@ -74,9 +75,17 @@ def _verb(context: click.Context, name: str) -> str:
             rows.append(f"| `{_spelling(option)}` | {_effect(option)} |")
     parts = [f"### jupyter ckpt {name}\n", f"```text\n{usage}\n```\n",
              _paragraphs(command.help), "\n".join(rows) + "\n"]
+    if name == "ps":
+        parts.append(_states())
     if name in _JSON:
         parts.append(f"With `--json`: {_JSON[name]}\n")
     return "\n".join(parts)
+
+
+def _states() -> str:
+    """Return the table of what ``ps`` says of a kernel's state."""
+    rows = [f"| `{state}` | {meaning} |" for state, meaning in STATES.items()]
+    return "\n".join(["| state | meaning |", "|---|---|", *rows, ""])
 
 
 def _spelling(option: click.Option) -> str:
@@ -99,8 +108,14 @@ def _paragraphs(text: str | None) -> str:
 
 
 _CONVENTIONS = """\
-KERNEL is a kernel id (or its beginning), a notebook, or a connection file. ID is a
-checkpoint's id, its first 4 or more digits, or its name.
+KERNEL is a kernel id (or its first 4 or more characters), a notebook, or a connection
+file; of one in Jupyter's runtime folder the name is enough. ID is a checkpoint's id, its
+first 4 or more digits, or its name. What fits several is refused (`ambiguous-id`), and so
+is an empty text (`malformed-id`).
+
+The store is that of `--store`, else that of the [configuration](configuration.md). `save`
+and `fork` without `--store` use the store of the kernel's own agent, so that the server
+that started the kernel finds the checkpoint.
 
 ## What every command has in common
 
@@ -142,6 +157,7 @@ _JSON = {
     "rm": "`{removed}`, a list of ids.",
     "gc": "`{removed_chunks, removed_bytes}`.",
     "verify": "`{checked, bad: [{id, reason}]}`.",
+    "quota": "`{quota_bytes, used_bytes}`; `quota_bytes` is null without a quota.",
     "encrypt": "`{store, key_file}`.",
     "setup": "what was found or made: `{criu, mode, ...}`.",
     "doctor": "`{process, mode, criu: {path, version}, problems}` and more.",
@@ -320,8 +336,26 @@ def unsupported_page() -> str:
 # -- configuration.md ------------------------------------------------------------
 
 _CONFIGURATION_INTRODUCTION = """\
-Set these in `jupyter_server_config.py` (`c.CheckpointApp.on_shutdown = "leave-running"`)
-or on the command line (`jupyter lab --CheckpointApp.on_shutdown=leave-running`).
+Set these in `jupyter_server_config.py` (`c.CheckpointApp.on_shutdown = "leave-running"`),
+or, for a server only, on its command line
+(`jupyter lab --CheckpointApp.on_shutdown=leave-running`).
+
+`jupyter ckpt` reads `store_dir` and `criu` from the same files, so that server and command
+line look at one store and use one criu: `jupyter_ckpt_config`, `jupyter_config` and
+`jupyter_server_config`, each `.py` and `.json`, in Jupyter's configuration folders
+(`jupyter --paths`). The later in this list wins. A file that cannot be read ends `jupyter
+ckpt` with exit code 2; a server warns and goes on. The other options are for servers.
+
+The store is the first of these:
+
+1. `--store` of the command, or `--CheckpointApp.store_dir` of a server;
+2. for `jupyter ckpt save` and `fork`: the store of the kernel's own agent, which is that of
+   whoever started the kernel;
+3. `CheckpointApp.store_dir` in the configuration files;
+4. the folder `ckpt` in Jupyter's data folder (`JUPYTER_DATA_DIR`).
+
+What a server was told on its command line, only that server knows: give `jupyter ckpt list`
+and the like the same folder with `--store` then.
 """
 _ENVIRONMENT = """\
 ## Environment variables
@@ -330,14 +364,28 @@ _ENVIRONMENT = """\
 |---|---|
 | `JUPYTER_DATA_DIR` | holds the store, in its folder `ckpt` |
 | `JUPYTER_RUNTIME_DIR` | holds connection files and, in its folder `ckpt`, the running kernels |
-| `JUPYTER_CKPT_CRIU` | the criu program to use; `setup` judges it and never replaces it |
+| `JUPYTER_CONFIG_DIR` | holds the configuration files |
+| `JUPYTER_CKPT_CRIU` | the criu program to use, unless the configuration names one; \
+`setup` judges it and never replaces it |
 | `JUPYTER_CKPT_MODE` | `auto`, `root`, `rootless`, `caps` or `none`: forces a privilege mode |
 | `JUPYTER_CKPT_FILE_LIMIT` | files open for writing are saved up to this size: `500M`, `4G` \
 (powers of 1000), `4GiB` (powers of 1024), or `0` for none (default: `4G`). With a value that is \
 no size, each checkpoint has a warning, and the default holds |
+| `JUPYTER_CKPT_SAVE_BELOW_MEMORY` | what `save_below_memory` is for kernels of a server, \
+for all others (default: `5%`) |
 | `JUPYTER_CKPT_KEY_FILE` | the key file of an encrypted store, instead of the remembered one |
 | `JUPYTER_CKPT_DEBIAN_MIRROR` | the Debian mirror from which `setup` fetches CRIU |
 | `JUPYTER_CKPT_DEBUG` | `1` shows the traceback of an unexpected error of the command line |
+
+These are for tests and for jupyter_ckpt itself; setting them by hand helps nobody.
+
+| variable | effect |
+|---|---|
+| `JUPYTER_CKPT_CHROMIUM` | the Chromium of `make test`, instead of the one that it installs |
+| `JUPYTER_CKPT_FAULTS` | makes a process die or stop at a named place |
+| `JUPYTER_CKPT_RUNTIME` | tells a kernel that starts where its agent's socket is |
+| `JUPYTER_CKPT_USER_STARTUP` | keeps the user's own `PYTHONSTARTUP` meanwhile |
+| `JUPYTER_CKPT_SHM_HIDDEN` | in caps mode: the folder in `/dev/shm` that a kernel does not see |
 
 ## One kernelspec
 
@@ -374,7 +422,8 @@ _FIELDS = {
               "`{msg_id, cell_id, session, execution_count}`. What only the part inside the "
               "kernel knows is null for other languages than Python",
     "content": "blake3 hash of the list of files and chunks: the signature covers every byte",
-    "format": "version of this form; a newer one is refused, an older one is read",
+    "format": f"{PLAIN_FORMAT}, or {ENCRYPTED_FORMAT} in an encrypted store; a newer one is "
+              "refused, an older one is read",
     "name": "the name given by a person, or null",
     "note": "a remark, or null",
     "pinned": "whether it is kept until it is removed by hand",
@@ -393,9 +442,13 @@ _FIELDS = {
     "pause_s": "seconds the session stood still, by CRIU's own clock",
     "duration_s": "seconds from the request until the store began to publish it",
     "files": "list of `{path, role, saved, size_bytes, mtime_ns, mode, uid, gid, content}` of "
-             "files the session had open. `role` is `write`, `append`, `read` or `history`; only "
-             "those with `saved` are in the checkpoint, under the name `content`",
-    "host": "`{hostname, machine, kernel_release, cpu_model, boot_id, uid, gid, criu_version}`",
+             "files the session had open. `role` is `write`, `append`, `read`, `history`, or "
+             "`beside` (of a SQLite database that was open, but not open itself); only those "
+             "with `saved` are in the checkpoint, under the name `content`. The files of one "
+             "database have the database's path as their `group`; the first of them lists in "
+             "`absent` those that did not exist",
+    "host": "`{hostname, machine, kernel_release, cpu_model, boot_id, uid, gid, groups, "
+            "criu_version}`",
     "warnings": "sentences for a person",
     "parked": "whether its kernel was ended right after this save: opening its notebook brings "
               "the session back",
@@ -418,9 +471,11 @@ def manifest_page() -> str:
 
 _MANIFEST_INTRODUCTION = f"""\
 A manifest is what one checkpoint is: the JSON that `save`, `show` and `list` print with
-`--json`, and that the server answers. Sizes are bytes, times seconds. The present
-format is {FORMAT}. On disk it stands in `manifests/<id>.json` together with its
-signature: see [the store](../explanation/store-format.md).
+`--json`, and that the server answers. Sizes are bytes, times seconds. Format
+{PLAIN_FORMAT} is that of plain checkpoints, {ENCRYPTED_FORMAT} that of those in an
+[encrypted store](../how-to/encrypt-the-store.md); formats up to {FORMAT} are read. On disk it
+stands in `manifests/<id>.json` together with its signature: see
+[the store](../explanation/store-format.md).
 """
 
 PAGES = {"cli.md": cli_page, "errors.md": errors_page, "rest.md": rest_page,

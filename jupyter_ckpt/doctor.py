@@ -37,16 +37,17 @@ LIMITS: dict[str, list[str]] = {
 }
 
 
-def doctor(configured: str | None = None) -> dict[str, Any]:
+def doctor(configured: str | None = None, store: Path | None = None) -> dict[str, Any]:
     """Examine this system; the answer of ``jupyter ckpt doctor --json``.
 
-    `configured` is the configuration's criu. ``process`` is True only after a
+    `configured` is the configuration's criu, `store` a folder that was chosen for
+    checkpoints. ``process`` is True only after a
     real dump and restore; then ``mode`` is the one in which kernels will run.
     """
     problems: list[Problem] = []
-    criu = _examine_system(configured, problems)
+    criu = _examine_system(configured, store, problems)
     mode = _examine_mode(criu, problems)
-    passed = _examine_criu(criu, mode, problems)
+    passed = _examine_criu(criu, mode, problems, configured)
     return {
         "process": passed is not None,
         "mode": mode.name if passed is not None else "none",
@@ -66,7 +67,9 @@ def _problem(error: CheckpointError) -> Problem:
     return {"id": error.message_id, "message": error.message, "hint": error.hint}
 
 
-def _examine_system(configured: str | None, problems: list[Problem]) -> CriuBinary | None:
+def _examine_system(
+    configured: str | None, store: Path | None, problems: list[Problem]
+) -> CriuBinary | None:
     """Note what is missing of the programs; return the criu that starts here."""
     try:
         require_linux()
@@ -76,8 +79,8 @@ def _examine_system(configured: str | None, problems: list[Problem]) -> CriuBina
     for message in native_build.problems():
         problems.append({"id": "native-missing", "message": message,
                          "hint": "Run `jupyter ckpt setup`."})
-    for check in (_check_shared_memory, _check_folders):
-        check(problems)
+    _check_shared_memory(problems)
+    _check_folders(problems, store)
     try:
         return find_criu(configured)
     except CheckpointError as error:
@@ -92,19 +95,22 @@ def _check_shared_memory(problems: list[Problem]) -> None:
             "hint": "Mount a tmpfs on /dev/shm (in a container: --shm-size)."})
 
 
-def _check_folders(problems: list[Problem]) -> None:
-    """Note a Jupyter data or runtime folder in which nothing can be written."""
+def _check_folders(problems: list[Problem], store: Path | None) -> None:
+    """Note a Jupyter data or runtime folder, or a store, in which nothing can be written."""
     from jupyter_core.paths import jupyter_data_dir, jupyter_runtime_dir
 
-    for variable, name in (("JUPYTER_DATA_DIR", jupyter_data_dir()),
-                           ("JUPYTER_RUNTIME_DIR", jupyter_runtime_dir())):
+    folders = [("Jupyter's folder", jupyter_data_dir(), "set JUPYTER_DATA_DIR to"),
+               ("Jupyter's folder", jupyter_runtime_dir(), "set JUPYTER_RUNTIME_DIR to")]
+    if store is not None:
+        folders.append(("The checkpoint store", str(store), "let CheckpointApp.store_dir name"))
+    for kind, name, advice in folders:
         folder = Path(name).absolute()
         present = next(path for path in (folder, *folder.parents) if path.exists())
         if not present.is_dir() or not os.access(present, os.W_OK | os.X_OK):
             problems.append({
                 "id": "folder-unusable",
-                "message": f"Jupyter's folder {name} cannot be written.",
-                "hint": f"Correct its permissions, or set {variable} to a folder of yours."})
+                "message": f"{kind} {name} cannot be written.",
+                "hint": f"Correct its permissions, or {advice} a folder of yours."})
 
 
 def _examine_mode(criu: CriuBinary | None, problems: list[Problem]) -> Mode:
@@ -124,7 +130,7 @@ def _examine_mode(criu: CriuBinary | None, problems: list[Problem]) -> Mode:
 
 
 def _examine_criu(
-    criu: CriuBinary | None, mode: Mode, problems: list[Problem]
+    criu: CriuBinary | None, mode: Mode, problems: list[Problem], configured: str | None
 ) -> SelfTest | None:
     """Save and restore a process for real; None when that is not possible."""
     if criu is None or mode.name == "none":
@@ -133,7 +139,9 @@ def _examine_criu(
         return selftest(criu.path, mode.name)
     except CheckpointError as error:
         found = _problem(error)
-        if os.environ.get(CRIU_VARIABLE) and error.message_id == "criu-broken":
+        if configured and error.message_id == "criu-broken":
+            found["hint"] = f"Correct CheckpointApp.criu in the configuration. {error.hint}"
+        elif os.environ.get(CRIU_VARIABLE) and error.message_id == "criu-broken":
             found["hint"] = f"Remove {CRIU_VARIABLE} from the environment. {error.hint}"
         problems.append(found)
         return None

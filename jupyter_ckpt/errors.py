@@ -4,9 +4,10 @@
 
     CheckpointError                     exit  http
      ├─ UsageError                        2    400   a request that makes no sense
-     │   ├─ MalformedId                   2    400
-     │   ├─ AmbiguousId                   2    409
+     │   ├─ MalformedId                   2    400   it can name nothing
+     │   ├─ AmbiguousId                   2    409   several answer to it
      │   ├─ NameTaken                     2    409
+     │   ├─ StaleEpoch                    2    409   meant for what was replaced meanwhile
      │   └─ ProtocolError                 2    400   bad bytes on a socket
      ├─ NotFound                          3    404
      │   ├─ CheckpointNotFound
@@ -84,7 +85,7 @@ class UsageError(CheckpointError):
 
 
 class MalformedId(UsageError):
-    """What was given can be neither a checkpoint id nor a name."""
+    """What was given can name neither a checkpoint nor a kernel."""
 
     message_id = "malformed-id"
 

@@ -209,9 +209,12 @@ class CheckpointsHandler(CheckpointHandler):
     @authorized
     @answering
     async def get(self) -> None:
-        """List them; ``?notebook=`` (path as the server spells it, or a file), ``?kernel_id=``."""
+        """List them; ``?notebook=`` (path as the server spells it, or a file), ``?kernel_id=``.
+
+        A blank filter is none.
+        """
         notebook = self.get_query_argument("notebook", None)
-        kernel_id = self.get_query_argument("kernel_id", None)
+        kernel_id = self.get_query_argument("kernel_id", None) or None
         wanted = _spellings(self.services.documents, notebook) if notebook else None
         found = await self.services.backend.run(lambda: list(self.services.backend.manifests()))
         self.answer([

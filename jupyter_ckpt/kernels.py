@@ -6,10 +6,7 @@ calls.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import socket
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,11 +22,11 @@ from .errors import (
     KernelNotFound,
     LaunchFailed,
     ModeUnavailable,
-    NotOurKernel,
     RestoreFailed,
     StoreUnusable,
     UsageError,
 )
+from .kernel_lookup import find_kernel
 from .locations import Locations
 from .manifest import Manifest
 from .offers import withdraw
@@ -38,6 +35,10 @@ from .procfs import descendants, own_umask, rss_bytes
 from .record import Record, all_records, read_record
 from .store import Store
 
+__all__ = [
+    "find_kernel", "finish_unfinished", "fork", "launch", "list_kernels", "live_agent",
+    "living_records", "new_kernel_id", "notebook_path", "restore", "save", "schedule", "stop",
+]
 log = logging.getLogger(__name__)
 
 
@@ -100,29 +101,6 @@ def _row(locations: Locations, record: Record, last: str | None) -> dict[str, An
             "last_checkpoint": last}
 
 
-def find_kernel(locations: Locations, text: str | None) -> Record:
-    """Return the living kernel that `text` names.
-
-    `text` is a kernel id or its beginning, a notebook path, or a connection
-    file; None means the only one there is. Raises `KernelNotFound`,
-    `UsageError` (several fit) or `NotOurKernel` (a kernel without an agent).
-    """
-    records = living_records(locations)
-    if text is None:
-        return _only(records, "is running", "Name one: 'jupyter ckpt ps' lists them.")
-    path = os.path.realpath(text)
-    fitting = [r for r in records if r.kernel_id == text] or [
-        r for r in records
-        if r.kernel_id.startswith(text) or path in (r.notebook, r.connection_file)
-        or os.path.realpath(r.connection_file) == path
-        or (r.notebook and os.path.realpath(r.notebook) == path)]
-    if not fitting and any(map(_is_foreign, (str(locations.connection_file(text)), path))):
-        raise NotOurKernel(
-            f"The kernel {text} was not started by jupyter_ckpt, so it has no agent.",
-            "Restart it with the extension enabled, or start one with 'jupyter ckpt start'.")
-    return _only(fitting, f"fits {text!r}", "'jupyter ckpt ps' lists the kernels.")
-
-
 def schedule(
     locations: Locations, record: Record, changes: dict[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -133,25 +111,6 @@ def schedule(
     nothing is changed then.
     """
     return live_agent(locations, record).schedule(changes)
-
-
-def _is_foreign(path: str) -> bool:
-    """Tell whether `path` is the connection file of a kernel that listens."""
-    try:
-        info = json.loads(Path(path).read_bytes())
-        socket.create_connection((info["ip"], info["shell_port"]), timeout=2).close()
-    except (OSError, ValueError, KeyError, TypeError):
-        return False  # no such file, or what a dead kernel left
-    return True
-
-
-def _only(records: list[Record], what: str, hint: str) -> Record:
-    if not records:
-        raise KernelNotFound(f"No kernel {what}.", hint)
-    if len(records) > 1:
-        names = ", ".join(r.kernel_id[:8] for r in records)
-        raise UsageError(f"More than one kernel {what}: {names}.", hint)
-    return records[0]
 
 
 def live_agent(locations: Locations, record: Record) -> AgentClient:
@@ -284,8 +243,9 @@ def fork(
 ) -> list[dict[str, Any]]:
     """Make `n` independent copies of a running kernel.
 
-    Returns [{kernel_id, connection_file, warnings}]. When one copy fails the
-    ones made before it are stopped again.
+    Returns [{kernel_id, connection_file, warnings}]. The notebook stays the
+    original's: a copy has none until somebody gives it one. When one copy fails
+    the ones made before it are stopped again.
     """
     if n < 1:
         raise UsageError("The number of copies is at least 1.")
@@ -298,7 +258,7 @@ def fork(
     try:
         for _ in range(n):
             done = restore(locations, manifest, kernel_id=new_kernel_id(), shared=True,
-                           notebook=record.notebook, on_progress=on_progress)
+                           on_progress=on_progress)
             copies.append({name: done[name] for name in
                            ("kernel_id", "connection_file", "warnings")})
     except CheckpointError:

@@ -19,7 +19,12 @@ class Locations:
 
     @classmethod
     def default(cls, store: str | Path | None = None) -> Locations:
-        """Return Jupyter's own places, with another store folder if given."""
+        """Return Jupyter's own places.
+
+        `store` is what was asked for: by ``--store``, else by the configuration
+        (`Configuration.store`, or the trait of the server extension). Without
+        it the store is ``ckpt`` in Jupyter's data folder.
+        """
         runtime = Path(jupyter_runtime_dir()).absolute()
         chosen = Path(store).expanduser() if store else Path(jupyter_data_dir()) / "ckpt"
         return cls(runtime / "ckpt", runtime, chosen.absolute())

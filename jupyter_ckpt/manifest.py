@@ -62,6 +62,11 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
+def is_too_short(text: str) -> bool:
+    """Tell whether `text` would be the beginning of an id if it were longer."""
+    return re.fullmatch(r"[0-9a-f]{1,3}", text) is not None
+
+
 def is_id_prefix(text: str) -> bool:
     return _PREFIX.fullmatch(text) is not None
 
@@ -86,7 +91,10 @@ def checked_name(name: str) -> str:
 
 def checked_reference(text: str) -> str:
     """Return `text` if it can name a checkpoint (id prefix or name)."""
-    if not text or len(text) > MAX_NAME_CHARS or "/" in text or not text.isprintable():
+    if not text.strip():
+        raise MalformedId("The id of the checkpoint is empty.",
+                          "Give an id or a name; 'jupyter ckpt list' shows them.")
+    if len(text) > MAX_NAME_CHARS or "/" in text or not text.isprintable():
         raise MalformedId(f"{quoted(text)} is neither a checkpoint id nor a name.",
                           "'jupyter ckpt list' shows the ids.")
     return text

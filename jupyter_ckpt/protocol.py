@@ -58,12 +58,16 @@ def checked_request_id(text: object) -> str:
     return text
 
 
+def is_kernel_id(text: object) -> bool:
+    return isinstance(text, str) and _KERNEL_ID.fullmatch(text) is not None
+
+
 def checked_kernel_id(text: object) -> str:
     """Return `text` when it is a kernel id; raise `ProtocolError` otherwise.
 
     Kernel ids name folders, so nothing that could leave one passes.
     """
-    if not isinstance(text, str) or not _KERNEL_ID.fullmatch(text):
+    if not isinstance(text, str) or not is_kernel_id(text):
         raise ProtocolError(f"{quoted(text)} is not a kernel id.")
     return text
 

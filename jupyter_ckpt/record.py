@@ -46,6 +46,8 @@ class Record:
     agent: ProcessId | None = None
     owner: dict[str, Any] | None = None
     """The server that shows this kernel: {pid, start_time, root_dir, url}; None: headless."""
+    store: str | None = None
+    """The folder its agent saves into, unless a request names another."""
     session: dict[str, Any] | None = None
     """The Jupyter session: {id, path, name, type}; `path` as the server spells it."""
     notebook: str | None = None
@@ -100,11 +102,14 @@ class Record:
             for name in ("automatic", "mark"):
                 if not isinstance(kept.get(name), (dict, type(None))):
                     raise TypeError(f"{name!r} is not an object")
+            store = kept.get("store")
+            if store is not None and not (isinstance(store, str) and os.path.isabs(store)):
+                raise TypeError("'store' is not an absolute path")
             kept["later"] = {name: value for name, value in data.items() if name not in known}
             record = cls(**kept)
             checked_kernel_id(record.kernel_id)
         except Exception as error:
-            raise RecordCorrupt(f"The runtime record is malformed: {error}.") from error
+            raise RecordCorrupt(f"It is malformed: {error}.") from error
         return record
 
 
@@ -172,21 +177,37 @@ def read_record(folder: Path) -> Record:
         raise KernelNotFound(f"No kernel {folder.name} is running here.",
                              "'jupyter ckpt ps' shows the kernels.") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise RecordCorrupt(f"The runtime record of kernel {folder.name} cannot be read: {error}.",
-                            f"Remove {folder} if that kernel is gone.") from error
-    record = Record.from_dict(data)
+        raise _corrupt(folder, str(error)) from error
+    try:
+        record = Record.from_dict(data)
+    except RecordCorrupt as error:
+        raise _corrupt(folder, error.message) from error
     if record.kernel_id != folder.name:
-        raise RecordCorrupt(f"The runtime record in {folder} names kernel {record.kernel_id}.")
+        raise _corrupt(folder, f"It names kernel {record.kernel_id}.")
     return record
+
+
+def _corrupt(folder: Path, reason: str) -> RecordCorrupt:
+    return RecordCorrupt(
+        f"The runtime record {folder / RECORD_NAME} of kernel {folder.name} cannot be read: "
+        f"{reason[:1].lower()}{reason[1:].rstrip('.')}.",
+        f"If that kernel still runs, %checkpoint in it writes the record anew; if it is gone, "
+        f"remove {folder}.")
 
 
 def all_records(runtime_dir: Path) -> tuple[list[Record], list[str]]:
     """Return every readable record, and one sentence for each unreadable one."""
-    records, problems = [], []
+    records, damaged = scan_records(runtime_dir)
+    return records, [error.message for error in damaged.values()]
+
+
+def scan_records(runtime_dir: Path) -> tuple[list[Record], dict[str, RecordCorrupt]]:
+    """Return every readable record, and {kernel id: what is wrong} of the others."""
+    records, damaged = [], {}
     for folder in sorted(runtime_dir.iterdir()) if runtime_dir.is_dir() else ():
         try:
             if (folder / RECORD_NAME).exists():
                 records.append(read_record(folder))
         except RecordCorrupt as error:
-            problems.append(error.message)
-    return records, problems
+            damaged[folder.name] = error
+    return records, damaged

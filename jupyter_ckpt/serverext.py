@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from importlib.metadata import EntryPoint
-from pathlib import Path
 from typing import Any
 
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
@@ -13,6 +12,7 @@ from jupyter_server.extension.application import ExtensionApp
 from traitlets import Bool, Enum, Float, Integer, Unicode
 
 from .agent.frozen import LIMIT_VARIABLE, parse_limit
+from .configuration import OWN_FILE, Configuration
 from .errors import CheckpointError, UsageError
 from .handlers import ROUTES, SETTINGS_KEY, Services
 from .locations import Locations
@@ -56,9 +56,9 @@ class CheckpointApp(ExtensionApp):
     load_other_extensions = True
 
     store_dir = Unicode("", config=True, help="""Folder of the checkpoints
-        (default: 'ckpt' in Jupyter's data directory).""")
+        (default: 'ckpt' in Jupyter's data directory). 'jupyter ckpt' reads it, too.""")
     criu = Unicode("", config=True, help="""The criu program to use (default: the one that
-        'jupyter ckpt setup' installed, or one on PATH).""")
+        'jupyter ckpt setup' installed, or one on PATH). 'jupyter ckpt' reads it, too.""")
     use_for_local_kernels = Bool(True, config=True, help="""Start every local kernel whose
         kernelspec names no provisioner so that it can be checkpointed.""")
     every = Unicode(None, allow_none=True, config=True, help="""Save every new kernel by itself
@@ -98,18 +98,20 @@ class CheckpointApp(ExtensionApp):
         the last checkpoint) or 'restore' (its last checkpoint is restored by itself, at most once
         for each checkpoint).""")
 
+    def _config_file_name_default(self) -> str:
+        return OWN_FILE  # Jupyter would put its own name before ours
+
     def initialize_settings(self) -> None:
         """Build the services, become the default provisioner, adopt living kernels.
 
         Called by Jupyter while the extension loads, before HTTP serves.
         """
         app: Any = self.serverapp
-        if self.criu:
-            os.environ["JUPYTER_CKPT_CRIU"] = self.criu  # agents inherit it
+        chosen = Configuration(store_dir=self.store_dir, criu=self.criu)
+        chosen.tell_agents()
         self._tell_file_limit()
         self._tell_threshold()
-        store = Path(self.store_dir).expanduser() if self.store_dir else None
-        self.backend = Backend(Locations.default(store))
+        self.backend = Backend(Locations.default(chosen.store))
         self.backend.owner = this_process(app.root_dir, app.connection_url)
         self.backend.schedule = self._default_schedule()
         self.backend.on_crash = self.on_crash

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_ckpt.cli.main import main
-from jupyter_ckpt.errors import AmbiguousId, CheckpointError, KernelNotFound
+from jupyter_ckpt.errors import CheckpointError
+from jupyter_ckpt.kernel_lookup import find_among
 from jupyter_ckpt.locations import Locations
 from jupyter_ckpt.manifest import Manifest, new_id, utc_now
 from jupyter_ckpt.plan import changed, shown
@@ -82,13 +83,8 @@ class FakeKernels:
                 for r in self.records]
 
     def find_kernel(self, loc: Locations, text: str | None) -> Record:
-        found = [r for r in self.records if text is None or r.kernel_id.startswith(text)
-                 or text in (r.connection_file, r.notebook)]
-        if not found:
-            raise KernelNotFound(f"No kernel {text!r} runs here.", "'jupyter ckpt ps' shows them.")
-        if len(found) > 1:
-            raise AmbiguousId(f"{len(found)} kernels answer to {text!r}.", "Give more of the id.")
-        return found[0]
+        """Find a kernel as the product does, among the records in memory."""
+        return find_among(loc, self.records, {}, text)
 
     def launch(self, loc: Locations, *, kernel_id: str, kernel_name: str, cmd: Sequence[str],
                env: dict[str, str], cwd: str, connection_file: str, language: str,

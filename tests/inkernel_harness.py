@@ -100,8 +100,9 @@ class FakeAgent:
         return 200, self.jobs[request_id]
 
     def request_id(self) -> str:
-        """Wait for a PUT and return its request id."""
-        puts = until(lambda: [p for m, p, _ in self.asked if m == "PUT"], "a PUT")
+        """Wait for a checkpoint to be asked for and return its request id."""
+        puts = until(lambda: [p for m, p, _ in self.asked
+                              if m == "PUT" and p.startswith("/checkpoints/")], "a PUT")
         return str(puts[-1].rsplit("/", 1)[-1])
 
     def close(self) -> None:

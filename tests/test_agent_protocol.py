@@ -141,6 +141,19 @@ def test_two_saves_at_once_both_succeed_and_the_second_says_it_waits(agent: Agen
     assert len(ids) == 2
 
 
+def test_state_says_saving_and_frozen_only_while_the_session_stands_still(
+        agent: AgentClient) -> None:
+    agent.put("checkpoints", "state-of-a-save", {})
+    told: list[tuple[str, str]] = []
+    while not (job := agent.job("checkpoints", "state-of-a-save")).finished:
+        told.append((job.state, agent.status()["state"]))
+    assert job.error is None
+    assert agent.status()["state"] == "running"
+    assert "saving" in {state for _, state in told}
+    after = [state for stage, state in told if stage in ("storing", "verifying")]
+    assert "frozen" not in after
+
+
 def test_queued_save_can_be_cancelled(agent: AgentClient) -> None:
     agent.put("checkpoints", "running-one", {})
     agent.put("checkpoints", "queued-one", {})

@@ -49,6 +49,8 @@ def check(ran: Ran, code: int, error_id: str) -> None:
     ("no such name", 3, "checkpoint-not-found"),
     ("../../etc/passwd", 2, "malformed-id"),
     ("", 2, "malformed-id"),
+    ("  ", 2, "malformed-id"),
+    ("abc", 3, "checkpoint-not-found"),
     ("a\x00b", 2, "malformed-id"),
     ("x" * 500, 2, "malformed-id"),
 ])
@@ -153,6 +155,25 @@ def test_a_store_that_is_named_but_missing(shell: Shell, tmp_path) -> None:
     missing = tmp_path / "typo"
     check(shell.run("list", "--store", str(missing), "--json"), 4, "store-unusable")
     assert not missing.exists()
+
+
+@pytest.mark.parametrize("verb", ["list", "gc", "ps", "save", "quota"])
+def test_an_empty_store_option_is_not_the_present_folder(
+        shell: Shell, verb, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    check(shell.run(verb, "--store", "", "--json"), 2, "usage")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_beginning_of_an_id_has_four_digits(shell: Shell) -> None:
+    manifest = stored(shell.store, a_manifest())
+    ran = shell.run("show", manifest.id[:3], "--json")
+    assert "too short" in ran.error["message"]
+    assert "4 digits" in ran.error["hint"]
+
+
+def test_an_empty_kernel_name_is_not_the_default(shell: Shell) -> None:
+    check(shell.run("start", "--kernel", "", "--json"), 2, "usage")
 
 
 def test_a_store_that_is_a_file(shell: Shell, tmp_path) -> None:

@@ -46,11 +46,44 @@ def test_magic_sets_the_schedule_and_says_so(kernel: InjectedKernel, agent: Fake
 
 
 @pytest.mark.parametrize("words", [
-    "--cells few", "--keep-hour 1", "--keep 1.5", "--every", "before --every 10m", "--list --off"])
+    "--cells few", "--keep-hour 1", "--keep 1.5", "--every", "--list before", "--list --off"])
 def test_words_that_make_no_schedule(
         kernel: InjectedKernel, agent: FakeAgent, words: str) -> None:
     assert "UsageError" in kernel.run(f"%checkpoint {words}")
     assert agent.asked == []
+
+
+def test_a_schedule_alone_returns_an_object_that_says_so_once(
+        kernel: InjectedKernel, agent: FakeAgent) -> None:
+    agent.schedule = {"every_s": 600.0, "cells": None, "keep": 5}
+    told = "Automatic checkpoints every 10m; the last 5 are kept."
+    assert kernel.run("%checkpoint --every 10m").strip() == told
+    assert kernel.run("set_to = %checkpoint --every 10m").strip() == told
+    assert kernel.value("[set_to.id, set_to.restored]") == [None, False]
+    assert kernel.value("set_to.schedule['every_s']") == 600.0
+    assert kernel.run("set_to").strip() == told
+    assert [path for _, path, _ in agent.asked] == ["/schedule"] * 2
+
+
+def test_name_and_schedule_together_save_now_and_set_it(
+        kernel: InjectedKernel, agent: FakeAgent) -> None:
+    agent.schedule = {"every_s": 600.0, "cells": None, "keep": 5}
+    msg_id = kernel.start('here = %checkpoint before training --note "lr 0.1" --every 10m')
+    request_id = agent.request_id()
+    kernel.op("finished", request_id=request_id, result=manifest(), error=None)
+    text = text_of(kernel.finish(msg_id))
+    assert "Automatic checkpoints every 10m" in text
+    assert "saved" in text
+    assert kernel.value("here.id") == manifest()["id"]
+    (schedule, save) = [asked for asked in agent.asked if asked[0] == "PUT"]
+    assert schedule == ("PUT", "/schedule", {"every": "10m"})
+    assert (save[2]["name"], save[2]["note"]) == ("before training", "lr 0.1")
+
+
+def test_schedule_that_is_refused_saves_nothing(kernel: InjectedKernel, agent: FakeAgent) -> None:
+    agent.refusal = (400, {"error": {"id": "usage", "message": "That is too often."}})
+    assert "too often" in kernel.run("%checkpoint before --every 1s")
+    assert [path for _, path, _ in agent.asked] == ["/schedule"]
 
 
 def test_refusal_of_the_agent_is_one_line(kernel: InjectedKernel, agent: FakeAgent) -> None:

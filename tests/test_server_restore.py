@@ -208,8 +208,9 @@ def test_cell_that_prints_while_the_key_changes_is_heard_to_its_end(
     assert channel.run("print(i)") == "1499"
 
 
+@pytest.mark.parametrize("named", [False, True])
 def test_restore_in_place_without_kernel_opens_a_session_with_its_id(
-    home: Home, start: StartServer
+    home: Home, start: StartServer, named: bool
 ) -> None:
     server, kernel_id, channel = started(home, start)
     channel.run("x = 5")
@@ -217,7 +218,8 @@ def test_restore_in_place_without_kernel_opens_a_session_with_its_id(
     session = server.ok("GET", "/api/sessions")[0]
     assert server.request("DELETE", f"/api/sessions/{session['id']}").status_code == 204
 
-    answer = restore(server, saved["id"], "in-place")
+    wanted = {"kernel_id": kernel_id} if named else {}
+    answer = restore(server, saved["id"], "in-place", **wanted)
     assert answer["kernel_id"] == kernel_id
     assert answer["session"]["path"] == "a.ipynb"
     assert [one["id"] for one in server.ok("GET", "/api/kernels")] == [kernel_id]

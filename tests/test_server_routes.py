@@ -178,6 +178,8 @@ def test_list_is_filtered_by_notebook_and_kernel(server: Server, checkpoint: Man
     assert ids("?notebook=other.ipynb") == []
     assert ids("?kernel_id=an-old-kernel") == [checkpoint.id]
     assert ids("?kernel_id=another") == []
+    for blank in ("?kernel_id=", "?notebook=", "?kernel_id=%20&notebook=%20"):
+        assert ids(blank) == [checkpoint.id], "a blank filter is none"
 
 
 def test_edited_manifest_is_named_and_can_be_removed(server: Server, checkpoint: Manifest) -> None:

@@ -13,6 +13,7 @@ import pytest
 from session_kit import Shell, Talker, shell_in
 
 from jupyter_ckpt.procfs import own_umask
+from jupyter_ckpt.record import read_record
 
 MODES = ["root", "rootless", "caps"]
 
@@ -190,6 +191,37 @@ def test_forks_and_original_run_side_by_side_independently(root_shell: Shell) ->
     assert len(alive) == 2
     for each in talkers:
         each.close()
+
+
+def test_copies_leave_the_notebook_to_the_original(root_shell: Shell) -> None:
+    notebook = root_shell.home / "job.ipynb"
+    notebook.write_text('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}')
+    started = root_shell.ckpt("start", "--notebook", str(notebook))
+    (copy,) = root_shell.ckpt("fork", str(notebook))
+    owners = {row["kernel_id"]: row["notebook"] for row in root_shell.ckpt("ps")}
+    assert owners == {started["kernel_id"]: str(notebook), copy["kernel_id"]: None}
+    found = root_shell.ckpt("schedule", str(notebook), "--every", "1h")
+    assert found["kernel_id"] == started["kernel_id"]
+    assert root_shell.ckpt("save", copy["kernel_id"])["notebook"] is None
+    assert root_shell.ckpt("stop", str(notebook)) == {"stopped": started["kernel_id"]}
+
+
+def test_a_kernel_is_saved_into_the_store_of_its_own_agent(root_shell: Shell) -> None:
+    own = root_shell.home / "own store"
+    started = root_shell.ckpt("start", "--store", str(own))
+    saved = root_shell.ckpt("save")
+    record = read_record(root_shell.home / "runtime" / "ckpt" / started["kernel_id"])
+    assert record.agent is not None
+    os.kill(record.agent.pid, signal.SIGKILL)
+    again = root_shell.ckpt("save", "--name", "by the next agent")
+    (copy,) = root_shell.ckpt("fork", started["kernel_id"])
+    listed = [m["id"] for m in root_shell.ckpt("list", "--store", str(own))]
+    assert listed[1:] == [again["id"], saved["id"]]
+    assert copy["kernel_id"] != started["kernel_id"]
+    assert root_shell.ckpt("list") == []
+    named = root_shell.home / "named"
+    elsewhere = root_shell.ckpt("save", started["kernel_id"], "--store", str(named))
+    assert [m["id"] for m in root_shell.ckpt("list", "--store", str(named))] == [elsewhere["id"]]
 
 
 def test_several_kernels_used_at_once_come_back_each_as_itself(shell: Shell) -> None:

@@ -66,12 +66,12 @@ class Agent:
 
     @contextmanager
     def doing(self, what: str) -> Iterator[None]:
-        """Let ``GET /status`` say `what` meanwhile."""
-        self.acting = what
+        """Let ``GET /status`` say `what` meanwhile, and then again what it said before."""
+        before, self.acting = self.acting, what
         try:
             yield
         finally:
-            self.acting = ""
+            self.acting = before
 
     # -- coming to a kernel -------------------------------------------------------
 
@@ -85,6 +85,8 @@ class Agent:
         except RecordCorrupt as error:
             log.error("%s", error.message)
             return
+        # Whoever started this agent may know another store than the one before it had.
+        self.tools = self.tools.storing_in(record.store)
         try:
             refuse_dying(record)
             kernel = Kernel.attach(record, self.tools.box_binary, self.folder)
@@ -126,6 +128,7 @@ class Agent:
         with self._lock:
             self.kernel = kernel
             kernel.record.agent = ProcessId.of(os.getpid())
+            kernel.record.store = str(self.tools.store_dir)
             threading.Thread(
                 target=self._watch, args=(kernel,), name="watch", daemon=True).start()
             self.record_file.write(kernel.record)

@@ -6,7 +6,8 @@ import base64
 import json
 import os
 import time
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,10 @@ class Save:
     """
 
     def __init__(self, tools: Tools, kernel: Kernel, request: dict[str, Any], job: Job,
-                 checkpoint_id: str) -> None:
+                 checkpoint_id: str,
+                 standing_still: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        """`standing_still` is entered while criu has the tree."""
+        self.standing_still = standing_still
         self.tools, self.kernel, self.request, self.job = tools, kernel, request, job
         self.checkpoint_id = checkpoint_id
         self.file_limit_bytes, self.warnings = file_limit()
@@ -94,10 +98,11 @@ class Save:
         """Freeze, dump and thaw; return the pause in seconds. The kernel is quiet."""
         self.job.enter("dumping")
         try:
-            return criu.dump(
-                self.kernel.root_inner_pid, images, self.kernel.box.command,
-                lambda: self._while_frozen(images, work),
-                lambda: _copied(work / COPIES), self._tell)
+            with self.standing_still():
+                return criu.dump(
+                    self.kernel.root_inner_pid, images, self.kernel.box.command,
+                    lambda: self._while_frozen(images, work),
+                    lambda: _copied(work / COPIES), self._tell)
         except OSError as error:
             raise _disk_error(error) from error
         except DumpFailed as error:

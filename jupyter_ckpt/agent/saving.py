@@ -38,7 +38,7 @@ def save(agent: Agent, request: dict[str, Any], job: Job) -> dict[str, Any]:
     error: CheckpointError | None = None
     manifest: Manifest | None = None
     try:
-        with agent.doing("frozen"):
+        with agent.doing("saving"):
             if request.get("verify"):
                 manifest = _read_back(agent, tools, kernel, request, job)
             else:
@@ -58,7 +58,8 @@ def _made(
     agent: Agent, tools: Tools, kernel: Kernel, request: dict[str, Any], job: Job
 ) -> Manifest:
     """Save the kernel and let record and schedule know."""
-    making = Save(tools, kernel, request, job, checkpoint_id(agent.folder.name, job.id))
+    making = Save(tools, kernel, request, job, checkpoint_id(agent.folder.name, job.id),
+                  lambda: agent.doing("frozen"))
     manifest = making.run()
     kernel.mark, kernel.saved_at = making.mark, time.monotonic()
     point("save.stored")

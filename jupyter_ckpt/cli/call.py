@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol
 
 import click
 
-from ..errors import StoreUnusable
+from ..errors import StoreUnusable, UsageError
 from .output import Screen
 
 if TYPE_CHECKING:
+    from ..configuration import Configuration
     from ..locations import Locations
     from ..manifest import Manifest
     from ..protocol import Job
     from ..record import Record
     from ..store import Store
 
+_KERNEL = ("KERNEL is a kernel id (or its first 4 or more characters), a notebook, "
+           "or a connection file.")
+_ID = "ID is a checkpoint's id, its first 4 or more digits, or its name."
+MEANINGS = {"kernel": _KERNEL, "checkpoint": _ID, "checkpoints": _ID}
+"""What to say of an argument below the help of every verb that takes it."""
 P = ParamSpec("P")
 OnProgress = Callable[["Job"], None]
 
@@ -73,6 +80,7 @@ class Call:
     def __init__(self, screen: Screen, kernels: Kernels | None = None) -> None:
         self.screen = screen
         self.store_dir: Path | None = None
+        """What ``--store`` names, None without it."""
         self._kernels = kernels
 
     @property
@@ -88,7 +96,23 @@ class Call:
     def locations(self) -> Locations:
         from ..locations import Locations
 
-        return Locations.default(store=self.store_dir)
+        return Locations.default(store=self.store_dir or self.configuration.store)
+
+    @functools.cached_property
+    def configuration(self) -> Configuration:
+        """What Jupyter's configuration files say; raises `UsageError` for a broken one."""
+        from ..configuration import Configuration
+
+        return Configuration.load()
+
+    def locations_of(self, record: Record) -> Locations:
+        """Return where to save a kernel: into its agent's own store, without ``--store``.
+
+        So a server that was started with another store finds the checkpoint.
+        """
+        if self.store_dir is not None or record.store is None:
+            return self.locations
+        return replace(self.locations, store_dir=Path(record.store))
 
     @functools.cached_property
     def store(self) -> Store:
@@ -116,8 +140,12 @@ def _set_json(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     ctx.ensure_object(Call).screen.as_json = value
 
 
-def _set_store(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
-    ctx.ensure_object(Call).store_dir = None if value is None else value.expanduser().absolute()
+def _set_store(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    if value is not None and not value.strip():
+        # An unset variable of a script; as a path it would be the present folder.
+        raise UsageError("The folder given with --store is empty.", "Name one, or leave it out.")
+    ctx.ensure_object(Call).store_dir = (
+        None if value is None else Path(value).expanduser().absolute())
 
 
 def verb(name: str) -> Callable[[Callable[Concatenate[Call, P], None]], click.Command]:
@@ -127,11 +155,19 @@ def verb(name: str) -> Callable[[Callable[Concatenate[Call, P], None]], click.Co
     """
 
     def decorate(function: Callable[Concatenate[Call, P], None]) -> click.Command:
-        command = click.command(name)(click.pass_obj(function))
+        @functools.wraps(function)
+        def configured(call: Call, *args: P.args, **kwargs: P.kwargs) -> None:
+            call.configuration.tell_agents()
+            function(call, *args, **kwargs)
+
+        command = click.command(name)(click.pass_obj(configured))
+        named = {p.name for p in command.params if isinstance(p, click.Argument)}
+        command.epilog = "\n\n".join(text for each, text in MEANINGS.items() if each in named)
         command.params += [
-            click.Option(["--store"], type=click.Path(path_type=Path), metavar="DIR",
+            click.Option(["--store"], type=click.Path(), metavar="DIR",
                          expose_value=False, callback=_set_store,
-                         help="The checkpoint store (default: ckpt in Jupyter's data folder)."),
+                         help="The checkpoint store (default: the configured one, else ckpt in "
+                              "Jupyter's data folder)."),
             click.Option(["--json", "as_json"], is_flag=True, expose_value=False,
                          callback=_set_json, is_eager=True,
                          help="Print one JSON document and nothing else."),

@@ -16,7 +16,7 @@ def doctor(call: Call) -> None:
     """
     from ..doctor import doctor as examine
 
-    found = examine()
+    found = examine(call.configuration.criu, call.store_dir or call.configuration.store)
     if call.screen.as_json:
         call.screen.document(found)
     else:

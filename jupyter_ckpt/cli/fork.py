@@ -28,13 +28,14 @@ def fork(call: Call, kernel: str, copies: int, no_server: bool) -> None:
 
     Each copy is a kernel of its own with everything the session holds now;
     the session itself goes on. A session that a Jupyter server shows is copied
-    with its notebook. Prints the id and the connection file of each copy.
+    with its notebook; any other notebook stays the original's alone. Prints the
+    id and the connection file of each copy.
     """
     record = call.kernels.find_kernel(call.locations, kernel)
     with call.screen.progress("Copying") as on_progress:
         found = None if no_server else _through_server(call, record, copies)
         if found is None:
-            found = call.kernels.fork(call.locations, record, copies, on_progress)
+            found = call.kernels.fork(call.locations_of(record), record, copies, on_progress)
     made = [{"kernel_id": copy["kernel_id"], "connection_file": copy["connection_file"]}
             for copy in found]
     if call.screen.as_json:

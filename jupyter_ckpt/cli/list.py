@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import KernelNotFound, NotFound, NotOurKernel
+from ..errors import CheckpointError, KernelNotFound, NotFound, NotOurKernel, RecordCorrupt
 from .call import Call, verb
 from .output import plain_table
 from .places import shown_path
@@ -49,22 +49,30 @@ def _of_kernel(call: Call, manifests: list[Manifest], text: str) -> list[Manifes
     """Return the checkpoints of the kernel or notebook `text` names, dead or alive.
 
     Raises `KernelNotFound` when neither a checkpoint nor a living kernel
-    answers to it.
+    answers to it, and `RecordCorrupt` when no checkpoint does and the kernel's
+    record cannot be read.
     """
+    from ..kernel_lookup import SHORTEST_PREFIX, checked_kernel_reference
+
+    checked_kernel_reference(text)
     notebooks = {os.path.realpath(text)}
     file_name = _CONNECTION_FILE.fullmatch(os.path.basename(text))
     prefix = file_name.group(1) if file_name else text
+    problem: CheckpointError | None = None
+    kernel_ids: set[str] = set()
     try:
         record = call.kernels.find_kernel(call.locations, text)
-        kernel_ids, known = {record.kernel_id}, True
+        kernel_ids.add(record.kernel_id)
         if record.notebook:
             notebooks.add(os.path.realpath(record.notebook))
-    except (NotFound, NotOurKernel):
-        kernel_ids, known = set(), False
+    except (NotFound, NotOurKernel, RecordCorrupt) as error:
+        problem = error
     found = [m for m in manifests if _kernel_id(m) in kernel_ids
-             or (len(prefix) >= 4 and _kernel_id(m).startswith(prefix))
+             or (len(prefix) >= SHORTEST_PREFIX and _kernel_id(m).startswith(prefix))
              or (m.notebook and os.path.realpath(str(m.notebook.get("path"))) in notebooks)]
-    if not found and not known:
+    if not found and problem is not None:
+        if isinstance(problem, RecordCorrupt) or len(prefix) < SHORTEST_PREFIX:
+            raise problem
         raise KernelNotFound(f"No kernel and no checkpoint belongs to {text!r}.",
                              "'jupyter ckpt list' shows all checkpoints, "
                              "'jupyter ckpt ps' the kernels.")

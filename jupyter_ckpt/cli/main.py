@@ -16,7 +16,7 @@ import click
 
 from .. import __version__
 from ..errors import CheckpointError, UsageError
-from .call import Call, Kernels
+from .call import MEANINGS, Call, Kernels
 from .output import Screen
 
 SECTIONS: dict[str, dict[str, str]] = {
@@ -50,10 +50,10 @@ SECTIONS: dict[str, dict[str, str]] = {
 }
 _VERBS = {name: target for verbs in SECTIONS.values() for name, target in verbs.items()}
 
-_EPILOG = """\
-\b
-KERNEL is a kernel id (or its beginning), a notebook, or a connection file.
-ID is a checkpoint's id, its first 4 or more digits, or its name.
+_EPILOG = f"""\
+{MEANINGS["kernel"]}
+
+{MEANINGS["checkpoint"]}
 
 \b
 Exit codes: 0 done, 2 usage, 3 not found, 4 not possible here, 5 saving

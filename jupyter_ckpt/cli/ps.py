@@ -13,7 +13,16 @@ from .units import age, size, span
 if TYPE_CHECKING:  # costs the store, and with it every verb's help
     from ..offers import Offer
 
-_STATE_STYLES = {"running": "green", "frozen": "yellow", "dead": "red"}
+STATES = {
+    "running": "nothing is being done with the session",
+    "saving": "a checkpoint is being made, and the session goes on",
+    "frozen": "a checkpoint is being made, and the session stands still: its memory is copied",
+    "restoring": "the session is being replaced by a checkpoint, or brought back",
+    "no agent": "no agent answers and none could be started; the session goes on, but cannot "
+                "be saved: `agent.log` in its runtime folder says why",
+}
+"""What ``state`` can be, and what it means."""
+_STATE_STYLES = {"running": "green", "no agent": "red"}
 
 
 @verb("ps")
@@ -63,7 +72,7 @@ def _print(call: Call, kernels: list[dict[str, Any]]) -> None:
         table.add_row(
             Text(str(kernel["kernel_id"])[:8], "cyan"), Text(str(kernel.get("name") or "")),
             Text(shown_path(kernel.get("notebook"))), str(kernel.get("pid") or ""),
-            Text(state, _STATE_STYLES.get(state, "")), size(kernel.get("memory_bytes") or 0),
+            Text(state, _STATE_STYLES.get(state, "yellow")), size(kernel.get("memory_bytes") or 0),
             Text(str(kernel.get("mode") or "")), _last(kernel.get("last_checkpoint")))
     call.screen.table(table)
 

@@ -13,7 +13,6 @@ from ..errors import (
     NotFound,
     NotOurKernel,
     NotPossibleHere,
-    RecordCorrupt,
     SignatureInvalid,
     UsageError,
 )
@@ -64,8 +63,8 @@ def restore(call: Call, checkpoint: str, in_place: bool, new: bool, files: str, 
     if in_place and new:
         raise UsageError("--in-place and --new exclude each other.")
     manifest = _trusted(call, checkpoint) if trust else call.store.resolve(checkpoint)
-    living = _living(call, manifest)
-    server = None if no_server else _server(call, manifest, None if new else living)
+    living = None if new else _living(call, manifest)
+    server = None if no_server else _server(call, manifest, living)
     if server is not None:
         result = _through(call, server, manifest, new, files, wait_s)
     else:
@@ -91,10 +90,13 @@ def _trusted(call: Call, checkpoint: str) -> Manifest:
 
 
 def _living(call: Call, manifest: Manifest) -> Record | None:
-    """Return the record of the checkpoint's kernel if that kernel runs now."""
+    """Return the record of the checkpoint's kernel if that kernel runs now.
+
+    Raises `RecordCorrupt` when that cannot be told.
+    """
     try:
         record = call.kernels.find_kernel(call.locations, str(manifest.kernel.get("id")))
-    except (NotFound, NotOurKernel, RecordCorrupt):
+    except (NotFound, NotOurKernel):
         # Its connection file may still lie there, without a kernel.
         return None
     return record if record.is_alive() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import uuid
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from .places import spelled
 from .units import size, span
 
 if TYPE_CHECKING:
+    from ..locations import Locations
     from ..manifest import Manifest
     from ..record import Record
 
@@ -28,18 +30,21 @@ def save(call: Call, kernel: str | None, name: str | None, note: str | None, pin
 
     KERNEL may be left out when only one runs. The session goes on by itself
     as soon as its memory is copied, also in the middle of a cell. Prints the
-    id of the checkpoint.
+    id of the checkpoint. Without --store it goes into the store that the
+    kernel was started with.
     """
     if name is not None:
         # Looked at here too: a mistake in the name must not cost a long save.
         name = checked_name(name)
-        _check_free(call, name)
     record = call.kernels.find_kernel(call.locations, kernel)
+    places = call.locations_of(record)
+    if name is not None:
+        _check_free(places, name)
     request_id = uuid.uuid4().hex
     try:
         with call.screen.progress("Saving") as on_progress:
             manifest = call.kernels.save(
-                call.locations, record, name=name, note=note, pin=pin, trigger="manual",
+                places, record, name=name, note=note, pin=pin, trigger="manual",
                 request_id=request_id, on_progress=on_progress)
     except KeyboardInterrupt:
         _withdraw(call, record, request_id)
@@ -48,23 +53,27 @@ def save(call: Call, kernel: str | None, name: str | None, note: str | None, pin
         call.screen.document(manifest.to_dict())
         return
     call.screen.line(manifest.id)
-    _describe(call, manifest)
+    _describe(call, manifest, places)
 
 
-def _describe(call: Call, manifest: Manifest) -> None:
+def _describe(call: Call, manifest: Manifest, places: Locations) -> None:
     """Say what was saved, and the two things people want next."""
     screen = call.screen
     what = f"{size(manifest.memory_bytes)} of memory in {_count(len(manifest.processes))}"
     screen.done(f"Saved {what}: {size(manifest.stored_bytes)} new on disk, "
                 f"paused {span(manifest.pause_s)}, took {span(manifest.duration_s)}.")
     screen.warn(manifest.warnings)
-    screen.next_step("Go back to it", f"jupyter ckpt restore {spelled(manifest)}")
+    elsewhere = call.store_dir is not None or places.store_dir != call.locations.store_dir
+    store = f" --store {shlex.quote(str(places.store_dir))}" if elsewhere else ""
+    screen.next_step("Go back to it", f"jupyter ckpt restore {spelled(manifest)}{store}")
 
 
-def _check_free(call: Call, name: str) -> None:
+def _check_free(places: Locations, name: str) -> None:
     """Raise `NameTaken` when a checkpoint is called `name`; makes no store."""
-    if call.locations.store_dir.exists():
-        call.store.check_name_free(name)
+    from ..store import Store
+
+    if places.store_dir.exists():
+        Store.open(places.store_dir).check_name_free(name)
 
 
 def _count(processes: int) -> str:

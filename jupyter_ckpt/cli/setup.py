@@ -17,7 +17,8 @@ def setup(call: Call, force: bool) -> None:
     """
     from ..setup_criu import set_up
 
-    done = set_up(force=force, say=lambda line: call.screen.say(f"{line} ...", "dim"))
+    done = set_up(call.configuration.criu, force=force,
+                  say=lambda line: call.screen.say(f"{line} ...", "dim"))
     if call.screen.as_json:
         call.screen.document(done.to_dict())
         return

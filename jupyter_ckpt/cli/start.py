@@ -37,6 +37,8 @@ def start(call: Call, kernel_name: str | None, notebook: Path | None) -> None:
     if notebook is not None and not notebook.is_file():
         raise UsageError(f"There is no notebook {str(notebook)!r}.",
                          "Give the path of an existing .ipynb file.")
+    if kernel_name is not None and not kernel_name.strip():
+        raise UsageError("The name given with --kernel is empty.", "Name one, or leave it out.")
     name = kernel_name or _named_in(notebook) or _DEFAULT_KERNEL
     with call.screen.progress("Starting the kernel"):
         record = _launch(call, name, notebook)

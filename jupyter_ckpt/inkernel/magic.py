@@ -62,16 +62,21 @@ class CheckpointMagic:
                    if getattr(options, name) is not None}
         if options.off:
             changes["off"] = True
-        if changes and (options.name or options.note or options.pin or options.list):
-            raise UsageError("%checkpoint either saves now or sets a schedule: one at a time.")
+        name = " ".join(options.name) or None
+        saves = bool(name or options.note or options.pin)
+        if options.list and (changes or saves):
+            raise UsageError("%checkpoint --list only lists: it takes nothing else.")
         try:
             if changes:
-                print(sentence(self._session.schedule(changes)))
-                return None
+                # First: a senseless schedule must not cost a save, and what is
+                # saved already comes back with it.
+                schedule = self._session.schedule(changes)
+                print(sentence(schedule))
+                if not saves:
+                    return _ShownSchedule(schedule, self._shell)
             self._tell_failure()
             if options.list:
                 return CheckpointList(Checkpoint(m) for m in self._session.agent.checkpoints())
-            name = " ".join(options.name) or None
             found = self._session.checkpoint(name, options.note, options.pin)
         except CheckpointFailed as error:
             # One clear line: a traceback through this code would help nobody.
@@ -113,6 +118,28 @@ class _ShownCheckpoint(Checkpoint):
         return Checkpoint, (self.manifest, self.restored, self.warnings)
 
 
+class _ShownSchedule:
+    """What is returned when only a schedule was set: no checkpoint was made.
+
+    The schedule was shown in its cell already, and is not shown there twice.
+    """
+
+    id = name = note = None
+    restored = False
+
+    def __init__(self, schedule: dict[str, Any], shell: Any) -> None:
+        self.schedule = schedule
+        self._shell = shell
+        self._shown_in = _cell(shell)
+
+    def __repr__(self) -> str:
+        return sentence(self.schedule)
+
+    def _ipython_display_(self) -> None:
+        if self._shown_in is None or self._shown_in != _cell(self._shell):
+            print(repr(self))
+
+
 def _display(thing: Any) -> None:
     from IPython import display
 
@@ -126,9 +153,12 @@ def _cell(shell: Any) -> Any:
 HELP = """Save this whole session, as it is now, to be restored later.
 
     %checkpoint [NAME] [--note TEXT] [--pin]
-    %checkpoint --list
     %checkpoint [--every SPAN] [--cells N] [--keep N] [--keep-hourly N]
                 [--keep-daily N] | --off
+    %checkpoint --list
+
+The options of the second line set a schedule; without a name, a note or --pin
+they save nothing now. With one, both happen.
 
 Everything is saved: variables, imports, open files, threads, child processes
 and the very place in the code where the session is now. It stands still for a
@@ -148,7 +178,6 @@ NAME          a name for the checkpoint; it may have spaces
               keep besides the newest of each of the last N hours, N days
 --off         no automatic checkpoints any more
 
-
 Restore one from the Checkpoints panel of JupyterLab, or in a terminal with
 
     jupyter ckpt restore ID
@@ -161,6 +190,7 @@ time, and says so.
         print("back again, from", here.id)
 
 The object has .id, .name, .restored, .size_bytes, .stored_bytes and .pause_s.
+Where only a schedule was set its .id is None and its .restored False.
 The same from code, which raises an exception when it fails:
 
     ip = get_ipython()

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from .. import kernels, offers, parking, stale
 from ..client import AgentClient
+from ..configuration import Configuration
 from ..doctor import doctor
 from ..engine.criu_find import find_criu
 from ..errors import (
@@ -32,6 +33,7 @@ from ..errors import (
     NotFound,
     RecordCorrupt,
     RestoreRefused,
+    UsageError,
 )
 from ..locations import Locations
 from ..manifest import Manifest
@@ -307,11 +309,17 @@ _lock = threading.Lock()
 
 
 def current() -> Backend:
-    """Return the process's backend, made with the default places when there is none."""
+    """Return the process's backend; without our extension one of the configured places."""
     global _current
     with _lock:
         if _current is None:
-            _current = Backend(Locations.default())
+            try:
+                configuration = Configuration.load()
+            except UsageError as error:  # as Jupyter does: kernels start all the same
+                log.error("%s", error.message)
+                configuration = Configuration()
+            configuration.tell_agents()
+            _current = Backend(Locations.default(configuration.store))
         return _current
 
 

@@ -121,12 +121,20 @@ class RestoreService:
 
     # -- in place ---------------------------------------------------------------
     async def _target(self, manifest: Manifest, request: RestoreRequest) -> str:
-        """Return the kernel id to restore behind: see ARCHITECTURE, REST."""
-        if request.kernel_id is not None:
-            if request.kernel_id not in self._kernels:
-                raise KernelNotFound(f"No kernel {request.kernel_id} runs in this server.",
-                                     "Leave the kernel out to restore into a new session.")
-            return request.kernel_id
+        """Return the kernel id to restore behind: see ARCHITECTURE, REST.
+
+        A kernel that is asked for must run here, or be the one that is chosen
+        without asking: the checkpoint's own, which is then brought back.
+        """
+        if request.kernel_id in self._kernels:
+            return str(request.kernel_id)
+        chosen = await self._own_target(manifest, request)
+        if request.kernel_id not in (None, chosen):
+            raise KernelNotFound(f"No kernel {request.kernel_id} runs in this server.",
+                                 "Leave the kernel out to restore into a new session.")
+        return chosen
+
+    async def _own_target(self, manifest: Manifest, request: RestoreRequest) -> str:
         own = str(manifest.kernel["id"])
         if own in self._kernels:
             return own

@@ -26,6 +26,7 @@ from ..manifest import (
     checked_reference,
     is_id,
     is_id_prefix,
+    is_too_short,
 )
 from .claims import is_read
 from .disk import explaining, sync_folder, write_synced
@@ -101,6 +102,10 @@ class ManifestFolder:
 
     @staticmethod
     def _only(text: str, matching: list[str], how: str) -> str:
+        if not matching and is_too_short(text):
+            raise CheckpointNotFound(
+                f"No checkpoint is named {quoted(text)}, which is too short for the beginning "
+                "of an id.", "Give at least 4 digits; 'jupyter ckpt list' shows the ids.")
         if not matching:
             raise CheckpointNotFound(f"There is no checkpoint {quoted(text)}.",
                                      "'jupyter ckpt list' shows the checkpoints.")
