@@ -64,6 +64,8 @@ class Record:
     """The id of the restore that was stopping this process; set together with `recover`."""
     injected: bool = False
     """Whether the in-kernel part was given to this kernel at its start."""
+    link_seen: bool = False
+    """Whether that part was ever heard: a kernel need not take what it is given."""
     schedule: Schedule | None = None
     """When checkpoints are made by themselves; None: never."""
     automatic: dict[str, Any] | None = None

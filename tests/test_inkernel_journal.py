@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from inkernel_harness import InjectedKernel
+
+from jupyter_ckpt.inkernel.journal import Journal
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +90,11 @@ def test_only_the_last_requests_are_kept(kernel: InjectedKernel) -> None:
     recent = kernel.op("running")["recent"]
     assert len(recent) <= 17
     assert recent[-1]["outputs"][0]["text"] == "19\n"
+
+
+def test_journal_that_watches_no_requests_says_that_it_does_not_know() -> None:
+    journal = Journal(SimpleNamespace(execution_count=4))
+    assert journal.status() == {
+        "execution_count": 3, "busy": None, "cells_run": None, "running": None}
+    journal.watch_requests(SimpleNamespace(shell_handlers={"execute_request": None}))
+    assert (journal.status()["busy"], journal.status()["cells_run"]) == (False, 0)

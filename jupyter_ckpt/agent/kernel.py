@@ -48,7 +48,11 @@ class Kernel:
 
     @cached_property
     def link(self) -> KernelLink:
-        return KernelLink(self.folder)
+        return KernelLink(self.folder, self._note_heard)
+
+    def _note_heard(self) -> None:
+        """Note that the in-kernel part lives; written with whatever the record tells next."""
+        self.record.link_seen = True
 
     @property
     def mark(self) -> Mark | None:

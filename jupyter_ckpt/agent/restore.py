@@ -280,7 +280,7 @@ class Restore:
             owner=request.get("owner"), session=request.get("session"),
             notebook=request.get("notebook"), parent=manifest.id,
             recover=recover, recover_store=str(self.tools.store_dir) if recover else None,
-            injected=details["injected"], env=details["env"],
+            injected=details["injected"], link_seen=_was_heard(details), env=details["env"],
             schedule=Schedule.from_dict(request.get("schedule", details.get("schedule"))))
 
     def _fix_up(self, kernel: Kernel, prepared: Prepared, moves: dict[int, int]) -> None:
@@ -298,7 +298,7 @@ class Restore:
             restored_at=utc_now())
         if answer is not None:
             prepared.warnings += answer.get("warnings", ())
-        elif kernel.record.injected:
+        elif kernel.record.link_seen:
             prepared.warnings.append(
                 "The restored kernel has not answered yet (its interpreter is held by native "
                 "code): on_restore hooks have not run.")
@@ -312,8 +312,16 @@ class Restore:
             if name in found:
                 found[name] = moves.get(int(found[name]), int(found[name]))
         wanted = self.request.get("connection") or {}
-        if prepared.details["injected"] and wanted.get("key"):
+        # A process that nobody can tell of another key keeps the one it has.
+        if _was_heard(prepared.details) and wanted.get("key"):
             found["key"] = wanted["key"]
         return found
+
+
+def _was_heard(details: dict[str, Any]) -> bool:
+    """Tell whether the session's in-kernel part was ever heard; older checkpoints only
+    tell whether it was given one.
+    """
+    return bool(details.get("link_seen", details["injected"]))
 
 

@@ -52,6 +52,7 @@ class Journal:
         self._busy = 0
         self._requests: OrderedDict[str, Request] = OrderedDict()
         self._cells_run = 0
+        self._watches_requests = False
         self.on_cell_end: Callable[[], None] = lambda: None
         """Called after each cell, on its thread; it must not wait."""
         self.problem: str | None = None
@@ -73,6 +74,7 @@ class Journal:
                 self._end(request)
 
         kernel.shell_handlers["execute_request"] = execute_request
+        self._watches_requests = True
 
     def _begin(self, parent: Any) -> Request | None:
         with self._lock:
@@ -153,12 +155,16 @@ class Journal:
         return self._busy > 0
 
     def status(self) -> dict[str, Any]:
-        """Return {execution_count, busy, cells_run, running}; the first is of the last cell."""
+        """Return {execution_count, busy, cells_run, running}; the first is of the last cell.
+
+        Where requests are not watched nobody knows of `busy` and `cells_run`: None.
+        """
+        knows = self._watches_requests
         with self._lock:
             running = self._running()
             count = running.execution_count if running else int(self._shell.execution_count) - 1
-            return {"execution_count": max(count, 0), "busy": self._busy > 0,
-                    "cells_run": self._cells_run,
+            return {"execution_count": max(count, 0), "busy": self._busy > 0 if knows else None,
+                    "cells_run": self._cells_run if knows else None,
                     "running": running.to_dict() if running else None}
 
     def running(self) -> dict[str, Any]:
