@@ -16,6 +16,7 @@ import threading
 import time
 from pathlib import Path
 
+from .agent import heap
 from .agent.core import Agent
 from .agent.server import AgentServer
 from .agent.tools import Tools, finish_removals
@@ -28,6 +29,8 @@ from .protocol import SOCKET_NAME
 
 EMPTY_AGENT_ENDS_AFTER_S = 60.0
 REMOVAL_DEADLINE_S = 30.0
+QUEUE_DEADLINE_S = 9.0
+"""For requests that are still queued when an agent ends; without a kernel they fail at once."""
 log = logging.getLogger(__name__)
 
 
@@ -87,6 +90,7 @@ def _plug_streams(log_path: Path) -> None:
 
 
 def _serve(folder: Path, tools: Tools, told: int, place: Place) -> None:
+    heap.tame()
     ended = threading.Event()
     agent = Agent(tools, folder, ended.set, place.is_ours)
     server = AgentServer(folder, agent)
@@ -103,7 +107,9 @@ def _serve(folder: Path, tools: Tools, told: int, place: Place) -> None:
     while not ended.wait(EMPTY_AGENT_ENDS_AFTER_S):
         if agent.kernel is None and server.routes.jobs.idle:
             break
-    deadline = time.monotonic() + 9
+    # A kernel has ended while it was being stored, say: its last state is worth the wait.
+    server.routes.jobs.await_running()
+    deadline = time.monotonic() + QUEUE_DEADLINE_S
     while not server.routes.jobs.idle and time.monotonic() < deadline:
         time.sleep(0.01)
     server.drain(timeout_s=2)

@@ -48,6 +48,8 @@ class Agent:
         """The record of a kernel that has to be brought back first (`replacing.recover`)."""
         self.news: Callable[[], None] = lambda: None
         """Called when there is another kernel or another checkpoint of it."""
+        self.await_running: Callable[[], None] = lambda: None
+        """Returns when the act that runs just now has ended, or does not get on."""
         self._on_end = on_end
         self._lock = threading.RLock()
         self._attach()
@@ -156,6 +158,8 @@ class Agent:
 
     def _watch(self, kernel: Kernel) -> None:
         await_end(kernel.record)
+        # What is being stored holds the kernel's last state: the offer is to name it.
+        self.await_running()
         with self._lock:
             if self.kernel is not kernel or not self.record_file.has_place():
                 return  # stopped on purpose, or another agent sees to it

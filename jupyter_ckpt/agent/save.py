@@ -91,8 +91,8 @@ class Save:
 
     def _dump(self, criu: Criu, images: Path, work: Path) -> float:
         """Freeze, dump and thaw; return the pause in seconds. The kernel is quiet."""
-        self.job.enter("dumping")
         try:
+            self.job.enter("dumping")  # the last moment to be cancelled
             return criu.dump(
                 self.kernel.root_inner_pid, images, self.kernel.box.command,
                 lambda: self._while_frozen(images, work),
@@ -162,7 +162,8 @@ class Save:
         record = self.kernel.record
         assert record.kernel is not None
         while (record.injected and record.kernel.age_s() < START_DEADLINE_S
-               and record.kernel.is_alive() and not self.kernel.link.is_up()):
+               and record.kernel.is_alive() and not self.job.finished
+               and not self.kernel.link.is_up()):
             self.job.phase = "waiting for the kernel to start"
             time.sleep(0.02)
 

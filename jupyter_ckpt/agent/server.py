@@ -41,6 +41,7 @@ class Routes:
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
         self.jobs = JobTable()
+        agent.await_running = self.jobs.await_running
         if agent.unfinished is not None:
             self.jobs.put("restores", f"recover-{agent.unfinished.recover}",
                           partial(recover, agent))

@@ -146,11 +146,13 @@ class Backend:
     def _wait_for_end(self, record: Record) -> None:
         """Wait for the agent to clean up; clean up for one that is dead.
 
-        A kernel of the same id may be started right afterwards.
+        One that is still storing the last state of its kernel is waited for; it gives up
+        by itself what does not get on. A kernel of the same id may be started right
+        afterwards.
         """
         deadline = time.monotonic() + END_DEADLINE_S
         while record.agent is not None and record.agent.is_alive():
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline and not self._is_at_work(record):
                 raise AgentUnreachable(
                     f"The agent of kernel {record.kernel_id} does not end.",
                     f"Its log is {self.folder(record.kernel_id) / 'agent.log'}.")
@@ -160,6 +162,13 @@ class Backend:
                 # Nobody else can tell of its end any more: kernel and agent are both dead.
                 offers.bury(self.locations, record)
                 shutil.rmtree(self.folder(record.kernel_id), ignore_errors=True)
+
+    def _is_at_work(self, record: Record) -> bool:
+        try:
+            jobs = self.client(record).status()["jobs"]
+            return not all(Job.from_dict(job).finished for job in jobs)
+        except (CheckpointError, KeyError, TypeError):
+            return False
 
     def save(self, record: Record, **arguments: Any) -> Manifest:
         return kernels.save(self.locations, record, **arguments)
