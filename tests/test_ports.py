@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import pytest
 
-from jupyter_ckpt.agent.ports import choose_ports, free_port, is_free
+from jupyter_ckpt.agent.ports import _socket_inodes, choose_ports, free_port, is_free
 from jupyter_ckpt.engine.sockets import Connection, InetSockets, Listener
 from jupyter_ckpt.errors import RestoreRefused
 
@@ -83,3 +84,17 @@ def test_ports_of_both_ends_stay_together_when_a_listener_is_involved() -> None:
             moves = choose_ports(InetSockets([listener(there[1])], both, []), {}, [], print)
     assert there[1] in moves, "the listener is taken and moves"
     assert here[1] not in moves, "with the listener's new port the pair is free"
+
+
+def test_descriptor_that_goes_away_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        inode = os.fstat(server.fileno()).st_ino
+        first, readlink = min(map(int, os.listdir("/proc/self/fd"))), os.readlink
+
+        def closed_meanwhile(path: str) -> str:
+            if path.endswith(f"/fd/{first}"):
+                raise FileNotFoundError(path)
+            return readlink(path)
+
+        monkeypatch.setattr(os, "readlink", closed_meanwhile)
+        assert inode in _socket_inodes([os.getpid()])
