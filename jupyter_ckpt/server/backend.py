@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .. import kernels, offers, parking, stale
+from .. import agent_place, kernels, offers, parking, stale
 from ..client import AgentClient
 from ..doctor import doctor
 from ..engine.criu_find import find_criu
@@ -99,15 +99,28 @@ class Backend:
         """Write into the record which session shows the kernel, and that it is ours.
 
         The agent does it where one lives; otherwise the record is rewritten
-        here, so that a claim never waits for an agent to start.
+        here, so that a claim never waits for an agent to start. Meanwhile we have
+        the agent's place: one that starts reads the record afterwards.
         """
+        client, folder = self.client(record), self.folder(record.kernel_id)
+
+        def tell() -> None:
+            client.note_session(session=session, notebook=notebook, owner=self.owner)
+
         try:
-            self.client(record).note_session(
-                session=session, notebook=notebook, owner=self.owner)
+            return tell()
         except AgentUnreachable:
+            if agent_place.help_or_end_hung(folder, client.answers):
+                return tell()
+        place = agent_place.take(folder, client.answers)
+        if place is None:
+            return tell()  # one has just come up
+        try:
             present = self.record(record.kernel_id)
-            changed = replace(present, session=session, notebook=notebook, owner=self.owner)
-            write_record(self.folder(record.kernel_id), changed)
+            write_record(folder, replace(present, session=session, notebook=notebook,
+                                         owner=self.owner))
+        finally:
+            place.leave()
 
     def running(self, record: Record) -> dict[str, Any]:
         """Return what runs in the kernel now: {busy, running, recent}."""
