@@ -43,6 +43,8 @@ class Record:
     kernel: ProcessId | None = None
     root_inner_pid: int = 0
     kernel_inner_pid: int = 0
+    alias: str | None = None
+    """In caps mode the path that stands for the runtime folder in the tree, for good."""
     agent: ProcessId | None = None
     owner: dict[str, Any] | None = None
     """The server that shows this kernel: {pid, start_time, root_dir, url}; None: headless."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..box import Box, OpenBox
+from ..box.namespaces import EMPTY_DEADLINE_S
 from ..engine.criu import Criu
 from ..engine.criulog import CHANGED_SIZE
 from ..engine.edit import accept_present, move_folder
@@ -34,11 +37,13 @@ from .recordfile import RecordFile
 from .savedfiles import FilePlan, plan_files, present_states, put_back, undo_put_back
 from .tools import Tools
 
+log = logging.getLogger(__name__)
 PORT_NAMES = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 RESTORE_HEADROOM = 200
 SIZE_ATTEMPTS = 3
 PIDS_DEADLINE_S = 20.0
 HOOK_DEADLINE_S = 30.0
+SLOWEST_COPY_BYTES_PER_S = 5_000_000
 
 
 @dataclass
@@ -145,8 +150,8 @@ class Restore:
             self._wait_for_pids(prepared)
         self._recreate_folders(prepared)
         (self.folder / "kernel.log").touch(mode=0o600)  # the tree appends to it
-        box = self._make_box(prepared)
         record = self._record(prepared, recover)
+        box = self._make_box(prepared)
         try:
             # Known before it holds a kernel: should we die now, the next agent ends it.
             record.init, record.agent = box.init, ProcessId.of(os.getpid())
@@ -169,13 +174,7 @@ class Restore:
             kernel = Kernel(record, box, self.folder)
             self._fix_up(kernel, prepared, moves)
         except BaseException as error:
-            self._keep_log(prepared, error)
-            box.stop()
-            undo_put_back(prepared.plan)
-            # Room for the state that may be brought back instead.
-            shutil.rmtree(prepared.folder, ignore_errors=True)
-            if recover is None:
-                self.record_file.remove()
+            self._undo(prepared, box, recover, error)
             if isinstance(error, (CheckpointError, KeyboardInterrupt)):
                 raise
             raise RestoreFailed(
@@ -183,6 +182,23 @@ class Restore:
                 "The agent.log in the kernel's runtime folder tells more.") from error
         prepared.warnings += prepared.plan.warnings
         return kernel
+
+    def _undo(
+        self, prepared: Prepared, box: Box, recover: str | None, error: BaseException
+    ) -> None:
+        """Leave nothing of a restore that failed. What one step meets keeps no other back."""
+        steps: list[Callable[[], object]] = [
+            lambda: self._keep_log(prepared, error), box.stop,
+            lambda: undo_put_back(prepared.plan),
+            # Room for the state that may be brought back instead.
+            lambda: shutil.rmtree(prepared.folder, ignore_errors=True)]
+        if recover is None:
+            steps.append(self.record_file.remove)
+        for step in steps:
+            try:
+                step()
+            except Exception:
+                log.exception("undoing the restore stumbled")
 
     # -- steps ----------------------------------------------------------------
 
@@ -237,7 +253,8 @@ class Restore:
         mode = details["mode"]
         return make_box(self.tools, self.record_file, mode,
                         alias=details["inner_runtime"] if mode == "caps" else None,
-                        pid_floor=details["highest_pid"] + RESTORE_HEADROOM)
+                        pid_floor=details["highest_pid"] + RESTORE_HEADROOM,
+                        empty_deadline_s=_empty_deadline_s(prepared))
 
     def _edit(self, prepared: Prepared, moves: dict[int, int]) -> None:
         images, details = prepared.images, prepared.details
@@ -264,6 +281,8 @@ class Restore:
         log = prepared.images / "restore.log"
         if log.exists():
             kept = self.folder.parent / f"{self.folder.name}.restore.log"
+            if isinstance(error, CheckpointError):
+                error.log = ""  # should it not be kept, it is gone
             write_private(kept, log.read_bytes())
             if isinstance(error, CheckpointError):
                 error.hint = error.hint.replace(str(log), str(kept))
@@ -316,6 +335,14 @@ class Restore:
         if _was_heard(prepared.details) and wanted.get("key"):
             found["key"] = wanted["key"]
         return found
+
+
+def _empty_deadline_s(prepared: Prepared) -> int:
+    """Return how long the box may stay empty: files and shared memory are copied first."""
+    folders = [prepared.folder / name for name in ("files", "shm")]
+    size = sum(each.stat().st_size for folder in folders if folder.is_dir()
+               for each in folder.iterdir())
+    return EMPTY_DEADLINE_S + size // SLOWEST_COPY_BYTES_PER_S
 
 
 def _was_heard(details: dict[str, Any]) -> bool:

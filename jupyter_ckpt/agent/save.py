@@ -67,7 +67,8 @@ class Save:
         began = time.monotonic()
         store = self.tools.store()
         self._check_name(store)
-        with self.tools.work_folder(self.job.id, self.kernel.record.kernel_id) as work:
+        with self.tools.work_folder(
+                self.job.id, criu_mark(self.kernel.record.kernel_id)) as work:
             images = work / "images"
             images.mkdir()
             criu = self.tools.criu(self.kernel.box, self.kernel.record.mode, work)

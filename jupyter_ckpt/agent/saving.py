@@ -42,7 +42,7 @@ def save(agent: Agent, request: dict[str, Any], job: Job) -> dict[str, Any]:
             manifest = making.run()
             kernel.mark, kernel.saved_at = making.mark, time.monotonic()
             point("save.stored")
-            agent.note(kernel, parent=manifest.id)
+            agent.remember(kernel, parent=manifest.id)
             point("save.recorded")
             agent.news()
             if request.get("verify"):

@@ -89,10 +89,10 @@ class Tools:
         return Criu(self.criu_binary().path, mode, notifier)
 
     @contextmanager
-    def work_folder(self, label: str, kernel_id: str = "") -> Iterator[Path]:
+    def work_folder(self, label: str, mark: str = "-") -> Iterator[Path]:
         """Give a private folder on the store's file system, removed afterwards.
 
-        With `kernel_id` it is for dumps of that kernel: see `criu_mark`.
+        Its name holds `mark`: see `criu_mark` and `remains.restore_mark`.
 
         The removal of gigabytes takes its time, and nobody has to wait for it:
         a thread does it, and what an agent's death leaves the next one removes.
@@ -103,7 +103,6 @@ class Tools:
             remove_abandoned(top)
             own = ProcessId.of(os.getpid())
             assert own is not None
-            mark = criu_mark(kernel_id) if kernel_id else "-"
             prefix = f"{own.pid}-{own.start_time}{mark}{label[:16]}-"
             folder = Path(tempfile.mkdtemp(prefix=prefix, dir=top))
         except OSError as error:
