@@ -18,6 +18,7 @@ from pathlib import Path
 
 from .agent import heap
 from .agent.core import Agent
+from .agent.logfile import LogFile
 from .agent.server import AgentServer
 from .agent.tools import Tools, finish_removals
 from .agent_place import Place, take
@@ -80,13 +81,10 @@ def _start(folder: Path, tools: Tools) -> int:
 
 def _plug_streams(log_path: Path) -> None:
     null = os.open("/dev/null", os.O_RDWR)
-    out = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     os.dup2(null, 0)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
     os.close(null)
-    os.close(out)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(level=logging.INFO, handlers=[LogFile(log_path)],
+                        format="%(asctime)s %(levelname)s %(message)s")
 
 
 def _serve(folder: Path, tools: Tools, told: int, place: Place) -> None:

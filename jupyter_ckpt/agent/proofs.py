@@ -10,6 +10,7 @@ from ..manifest import Manifest
 from ..store import Store
 
 log = logging.getLogger(__name__)
+REMEMBERED = 2000
 
 
 class Proofs:
@@ -25,6 +26,9 @@ class Proofs:
         It reads one back where none was yet: seconds for each GB. One that is
         damaged is said so once.
         """
+        for known in (self._whole, self._bad):
+            if len(known) > REMEMBERED:
+                known.clear()  # agents live for weeks; proving anew costs seconds
         newer = [m for m in staying if _age_key(m) > _age_key(manifest)]
         return any(m.id in self._whole for m in newer) or any(
             self._prove(store, m) for m in newer if m.id not in self._bad)
