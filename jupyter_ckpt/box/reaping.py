@@ -14,8 +14,9 @@ def ended_are_reaped(deadline_s: float = REAPED_WITHIN_S) -> bool:
 
     Tried for real: a shell leaves one behind, which outlives it.
     """
-    done = subprocess.run(["/bin/sh", "-c", "sleep 0.1 >&- 2>&- & echo $!"], stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        ["/bin/sh", "-c", "sleep 0.1 >&- 2>&- & echo $!"], stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, text=True, check=False)
     orphan = f"/proc/{done.stdout.strip()}"
     if not done.stdout.strip().isdigit():
         return True  # no process can be started: another check tells
