@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .box.contract import end_boxes_of
 from .errors import AgentUnreachable
 from .procfs import ProcessId, stat_fields
 from .record import RECORD_NAME
+from .remains import try_to_end_remains
 
 log = logging.getLogger(__name__)
 HUNG_AFTER_S = 10.0
@@ -41,8 +41,12 @@ class Place:
         own = ProcessId.of(os.getpid())
         assert own is not None
         data = json.dumps(own.to_dict()).encode()
-        os.ftruncate(self._handle, 0)
-        os.pwrite(self._handle, data, 0)
+        try:
+            os.pwrite(self._handle, data, 0)  # over the old one: a full disk has that room
+            os.ftruncate(self._handle, len(data))
+        except OSError as error:
+            # A hung agent is found by its name only; serving needs none.
+            log.error("the lock file cannot name this agent: %s", error)
 
     def is_ours(self) -> bool:
         """Tell whether the file still is the one we hold."""
@@ -148,7 +152,7 @@ def remove_stale(runtime_dir: Path) -> None:
         if place is None:
             continue
         if not (folder / RECORD_NAME).exists():
-            end_boxes_of(folder)
+            try_to_end_remains(folder)
             shutil.rmtree(folder, ignore_errors=True)
         place.leave()
 

@@ -9,6 +9,7 @@
      │   ├─ NameTaken                     2    409
      │   ├─ StaleEpoch                    2    409   meant for what was replaced meanwhile
      │   └─ ProtocolError                 2    400   bad bytes on a socket
+     │       └─ RequestTooSlow            2    408
      ├─ NotFound                          3    404
      │   ├─ CheckpointNotFound
      │   ├─ KernelNotFound
@@ -112,6 +113,12 @@ class ProtocolError(UsageError):
     """Bytes on a socket that are no request of this protocol."""
 
     message_id = "protocol"
+
+
+class RequestTooSlow(ProtocolError):
+    """A request that did not come in full in time."""
+
+    http_status, message_id = 408, "too-slow"
 
 
 class NotFound(CheckpointError):

@@ -16,7 +16,9 @@ import threading
 import time
 from pathlib import Path
 
+from .agent import heap
 from .agent.core import Agent
+from .agent.logfile import LogFile
 from .agent.server import AgentServer
 from .agent.tools import Tools, finish_removals
 from .agent_place import Place, take
@@ -28,6 +30,8 @@ from .protocol import SOCKET_NAME
 
 EMPTY_AGENT_ENDS_AFTER_S = 60.0
 REMOVAL_DEADLINE_S = 30.0
+QUEUE_DEADLINE_S = 9.0
+"""For requests that are still queued when an agent ends; without a kernel they fail at once."""
 log = logging.getLogger(__name__)
 
 
@@ -77,16 +81,14 @@ def _start(folder: Path, tools: Tools) -> int:
 
 def _plug_streams(log_path: Path) -> None:
     null = os.open("/dev/null", os.O_RDWR)
-    out = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     os.dup2(null, 0)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
     os.close(null)
-    os.close(out)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(level=logging.INFO, handlers=[LogFile(log_path)],
+                        format="%(asctime)s %(levelname)s %(message)s")
 
 
 def _serve(folder: Path, tools: Tools, told: int, place: Place) -> None:
+    heap.tame()
     ended = threading.Event()
     agent = Agent(tools, folder, ended.set, place.is_ours)
     server = AgentServer(folder, agent)
@@ -103,7 +105,9 @@ def _serve(folder: Path, tools: Tools, told: int, place: Place) -> None:
     while not ended.wait(EMPTY_AGENT_ENDS_AFTER_S):
         if agent.kernel is None and server.routes.jobs.idle:
             break
-    deadline = time.monotonic() + 9
+    # A kernel has ended while it was being stored, say: its last state is worth the wait.
+    server.routes.jobs.await_running()
+    deadline = time.monotonic() + QUEUE_DEADLINE_S
     while not server.routes.jobs.idle and time.monotonic() < deadline:
         time.sleep(0.01)
     server.routes.news.end()

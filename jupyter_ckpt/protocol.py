@@ -9,7 +9,7 @@ another agent when the first one has died (what an act made tells: see
 ======================================  =======================================
 ``GET /status``                         the record, the state, the kernel's tree
 ``PUT /launches/<request_id>``          start a kernel (an agent without one)
-``PUT /checkpoints/<request_id>``       save; also ``GET``; ``DELETE`` cancels
+``PUT /checkpoints/<request_id>``       save; also ``GET``; ``DELETE`` cancels until the dump
 ``PUT /restores/<request_id>``          restore into this agent; also ``GET``
 ``GET /events``                         a JSON line for each job that begins, gets on or ends
 ``GET /running``                        the cell that runs now, with its outputs
@@ -25,10 +25,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import CheckpointError, ProtocolError, from_dict, quoted
+from .errors import Cancelled, CheckpointError, ProtocolError, from_dict, quoted
 from .shapes import misfit
 
 log = logging.getLogger(__name__)
@@ -96,11 +97,43 @@ class Job:
     warnings: list[str] = field(default_factory=list)
     asker: str = ""
     """What its caller calls itself; whoever asked tells of it, others listen."""
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def enter(self, state: str) -> None:
-        """Begin a stage; `state` is one of `STATES`. It is logged with its time."""
-        self.state, self.phase = state, ""
+        """Begin a stage; `state` is one of `STATES`. It is logged with its time.
+
+        Raises `Cancelled` when the job was taken back meanwhile.
+        """
+        with self._lock:
+            if self.finished and isinstance(self.error, Cancelled):
+                raise Cancelled(self.error.message)
+            self.state, self.phase = state, ""
         log.info("%s %s: %s", self.kind, self.id, state)
+
+    def cancel(self) -> bool:
+        """Take the job back if nothing was done for it yet; tell whether that could be.
+
+        A save can be taken back until its dump begins: the kernel is asked first.
+        """
+        early = ("queued", "quiescing") if self.kind == "checkpoints" else ("queued",)
+        with self._lock:
+            if self.state not in early:
+                return False
+            self.error = Cancelled("The request was cancelled before it began.")
+            self.state, self.phase = "failed", ""
+            return True
+
+    def fail(self, error: CheckpointError) -> None:
+        """End the job with `error`, of which only the words are kept: no frames, no memory.
+
+        One that was cancelled stays cancelled.
+        """
+        error.__traceback__ = error.__context__ = error.__cause__ = None
+        with self._lock:
+            self.result = None
+            if not self.finished:
+                self.error = error
+                self.state, self.phase = "failed", ""
 
     @property
     def finished(self) -> bool:

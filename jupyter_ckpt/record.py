@@ -43,6 +43,8 @@ class Record:
     kernel: ProcessId | None = None
     root_inner_pid: int = 0
     kernel_inner_pid: int = 0
+    alias: str | None = None
+    """In caps mode the path that stands for the runtime folder in the tree, for good."""
     agent: ProcessId | None = None
     owner: dict[str, Any] | None = None
     """The server that shows this kernel: {pid, start_time, root_dir, url}; None: headless."""
@@ -66,6 +68,8 @@ class Record:
     """The id of the restore that was stopping this process; set together with `recover`."""
     injected: bool = False
     """Whether the in-kernel part was given to this kernel at its start."""
+    link_seen: bool = False
+    """Whether that part was ever heard: a kernel need not take what it is given."""
     schedule: Schedule | None = None
     """When checkpoints are made by themselves; None: never."""
     automatic: dict[str, Any] | None = None

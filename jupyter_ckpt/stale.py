@@ -17,6 +17,7 @@ from .locations import Locations
 from .offers import PLANNED, how_ended, in_words, leave_offer
 from .procfs import ProcessId
 from .record import RECORD_NAME, Record, all_records, read_record
+from .remains import try_to_end_remains
 
 log = logging.getLogger(__name__)
 REBOOTED = "the machine was restarted"
@@ -51,12 +52,13 @@ def _clear(locations: Locations, record: Record) -> None:
     try:
         if read_record(folder) != record:
             return
-        _offer_stale(locations, record, folder)
+        offer_gone(locations, record)
     except (KernelNotFound, RecordCorrupt):
         return
     except OSError as error:
         log.warning("the session of kernel %s cannot be offered: %s", record.kernel_id, error)
         return  # its record stays, for the next to look
+    try_to_end_remains(folder)
     exchange.settle(folder, record)
     shutil.rmtree(folder, ignore_errors=True)
     if record.connection_file:
@@ -74,9 +76,14 @@ def _is_stale(record: Record) -> bool:
     return not any(one is not None and one.is_alive() for one in (record.agent, owner))
 
 
-def _offer_stale(locations: Locations, record: Record, folder: Path) -> None:
+def offer_gone(locations: Locations, record: Record) -> None:
+    """Leave an offer of a session that nobody saw end, unless it ended as planned.
+
+    Raises OSError; then there is none.
+    """
+    folder = locations.folder(record.kernel_id)
     ended = how_ended(folder)
-    if ended in PLANNED:
+    if ended in PLANNED or record.kernel is None:
         return
     if ended is not None:
         leave_offer(locations, record, in_words(ended))

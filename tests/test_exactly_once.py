@@ -19,6 +19,7 @@ from session_kit import Talker, shell_in
 from jupyter_ckpt.client import AgentClient
 from jupyter_ckpt.delivery import TRIES, deliver
 from jupyter_ckpt.errors import AgentUnreachable, JobNotFound, StaleEpoch
+from jupyter_ckpt.offers import ENDED_NAME
 from jupyter_ckpt.protocol import checkpoint_id
 from jupyter_ckpt.record import next_epoch
 
@@ -59,13 +60,13 @@ def test_checkpoint_of_a_kernel_that_dies_while_it_is_stored_comes_back(kernel: 
     dying.talker.run("kept = 'until the end'")
     process = dying.record().kernel
     assert process is not None
-    connection_file = kernel.shell.home / "runtime" / f"kernel-{dying.id}.json"
     dying.arm({"point": "save.thawed", "act": "kill", "victim": process.pid},
               {"point": "store.begun", "act": "hang"})
     saved: list[dict[str, Any]] = []
     saving = threading.Thread(target=lambda: saved.append(kernel.shell.ckpt("save", dying.id)))
     saving.start()
-    wait_until(lambda: not connection_file.exists(), what="the kernel is buried")
+    wait_until(lambda: dying.fired() == 2 and (dying.folder / ENDED_NAME).exists(),
+               what="the kernel's end is noted while it is stored")
     dying.arm()
     saving.join()
     dying.talker.close()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from inkernel_harness import InjectedKernel, until
+
+from jupyter_ckpt.inkernel.journal import Journal
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +121,12 @@ def test_threads_and_tasks_of_the_user_are_told(
     assert kernel.op("status")["background"]
     kernel.finish(kernel.start(end))
     until(lambda: not kernel.op("status")["background"], "it has ended")
+
+
+def test_journal_that_watches_no_requests_says_that_it_does_not_know() -> None:
+    journal = Journal(SimpleNamespace(execution_count=4))
+    assert journal.status() == {
+        "execution_count": 3, "busy": None, "cells_run": None, "callbacks_run": 0,
+        "background": False, "running": None}
+    journal.watch_requests(SimpleNamespace(shell_handlers={"execute_request": None}))
+    assert (journal.status()["busy"], journal.status()["cells_run"]) == (False, 0)

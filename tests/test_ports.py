@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import pytest
 
 from jupyter_ckpt.agent.ports import (
     DEFAULT_WAIT_S,
+    _socket_inodes,
     checked_wait,
     choose_ports,
     free_port,
@@ -110,3 +112,17 @@ def test_no_waiting_means_none() -> None:
                          checked_wait(0))
     assert port in moves
     assert told == []
+
+
+def test_descriptor_that_goes_away_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        inode = os.fstat(server.fileno()).st_ino
+        first, readlink = min(map(int, os.listdir("/proc/self/fd"))), os.readlink
+
+        def closed_meanwhile(path: str) -> str:
+            if path.endswith(f"/fd/{first}"):
+                raise FileNotFoundError(path)
+            return readlink(path)
+
+        monkeypatch.setattr(os, "readlink", closed_meanwhile)
+        assert inode in _socket_inodes([os.getpid()])

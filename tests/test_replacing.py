@@ -16,6 +16,7 @@ from session_kit import shell_in
 from jupyter_ckpt.agent.exchange import JOURNAL
 from jupyter_ckpt.client import AgentClient
 from jupyter_ckpt.manifest import new_id
+from jupyter_ckpt.offers import all_offers
 from jupyter_ckpt.procfs import all_pids
 from jupyter_ckpt.store import Store
 
@@ -76,6 +77,15 @@ def test_failure_after_the_old_kernel_was_stopped_brings_its_state_back(
     kernel: Kernel, point: str
 ) -> None:
     error = refused_restore(kernel, {"point": point, "act": "eio"})
+    assert "again as it was before the attempt" in error["message"]
+    assert_nothing_is_left_to_do(kernel)
+    assert len(kernel.shell.ckpt("ps")) == 1
+
+
+def test_restore_whose_log_cannot_be_kept_is_undone_all_the_same(kernel: Kernel) -> None:
+    """Written before: what to bring back, and the box; then, were there room, criu's log."""
+    error = refused_restore(kernel, {"point": "restore.running", "act": "eio"},
+                            {"point": "record.written", "act": "enospc", "nth": 3})
     assert "again as it was before the attempt" in error["message"]
     assert_nothing_is_left_to_do(kernel)
     assert len(kernel.shell.ckpt("ps")) == 1
@@ -255,6 +265,9 @@ def test_state_that_cannot_be_brought_back_is_named(kernel: Kernel) -> None:
     newest = kernel.shell.ckpt("list")[0]["id"]
     assert newest in error["hint"]
     kernel.arm()
+    [offer] = all_offers(kernel.folder.parent)
+    assert (offer.kernel_id, offer.checkpoint) == (kernel.id, newest)
     restored = kernel.shell.ckpt("restore", newest, "--no-server")
     assert restored["kernel_id"] == kernel.id
+    assert all_offers(kernel.folder.parent) == []
     assert_nothing_is_left_to_do(kernel)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -144,12 +145,52 @@ def test_no_schedule_no_saves_and_no_waking_up(bench: Bench) -> None:
 def test_kernel_without_an_answer_went_on_unless_it_is_still_starting(
     tmp_path: Path, held: bool
 ) -> None:
-    kernel: Any = FakeKernel(Record("kernel-0001", injected=True))
+    just_now = ProcessId(os.getpid(), _ticks_since_boot())
+    kernel: Any = FakeKernel(Record("kernel-0001", injected=True, kernel=just_now))
     kernel.link = KernelLink(tmp_path)
     if held:
         with socket.socket(socket.AF_UNIX) as deaf:
             deaf.bind(str(tmp_path / KERNEL_SOCKET_NAME))
     assert went_on(kernel, timeout_s=1) is held
+
+
+def _ticks_since_boot() -> int:
+    uptime_s = float(Path("/proc/uptime").read_text().split()[0])
+    return int(uptime_s * os.sysconf("SC_CLK_TCK"))
+
+
+def test_python_kernel_whose_inside_was_never_heard_is_judged_like_any_other_language(
+    tmp_path: Path
+) -> None:
+    since_boot = ProcessId(os.getpid(), 0)
+    kernel: Any = FakeKernel(Record("kernel-0001", injected=True, kernel=since_boot))
+    kernel.link = KernelLink(tmp_path)
+    assert went_on(kernel, timeout_s=1), "nobody can tell that it has run nothing"
+    kernel.mark = Mark.of(None, None)
+    assert not went_on(kernel, timeout_s=1), "it used no processor since it was saved"
+    kernel.record.link_seen = True
+    assert went_on(kernel, timeout_s=1), "it could answer, so native code holds it"
+
+
+def test_first_answer_is_noted_and_kept(tmp_path: Path) -> None:
+    kernel = Kernel(Record("kernel-0001", injected=True), cast(Box, None), tmp_path)
+    assert kernel.link.ask("status", 1) is None
+    assert not kernel.record.link_seen
+    with socket.socket(socket.AF_UNIX) as inside:
+        inside.bind(str(tmp_path / KERNEL_SOCKET_NAME))
+        inside.listen()
+        thread = threading.Thread(target=_answer_once, args=(inside,))
+        thread.start()
+        assert kernel.link.ask("status", 10) == {"ok": True}
+        thread.join()
+    assert Record.from_dict(kernel.record.to_dict()).link_seen
+
+
+def _answer_once(inside: socket.socket) -> None:
+    connection, _ = inside.accept()
+    with connection:
+        connection.recv(1 << 16)
+        connection.sendall(b'{"ok": true}')
 
 
 def test_saves_by_time_only_what_went_on(bench: Bench) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..procfs import ProcessId, descendants, stat_fields
+from .kernel_link import START_DEADLINE_S
 
 if TYPE_CHECKING:
     from .kernel import Kernel
@@ -27,7 +28,7 @@ class Mark:
     """How far a kernel was at one moment."""
 
     cells: int | None
-    """Cells it had run; None when nobody can tell (other languages than Python)."""
+    """Cells it had run; None when nobody can tell (no in-kernel part, or not all of it)."""
     busy: bool
     cpu_s: float
     at: float
@@ -117,15 +118,19 @@ def cpu_s(root: ProcessId | None) -> float:
 def went_on(kernel: Kernel, timeout_s: float) -> bool:
     """Ask the kernel, and tell whether it did anything since it was last saved or restored.
 
-    One that does not answer within `timeout_s` although it could is held by
-    native code: something runs. What the question itself costs is not counted.
+    One that does not answer within `timeout_s` although it has before is held by
+    native code: something runs. One that never did has no in-kernel part, whatever
+    its language, once it has had time to start: its processor time tells then, and
+    as long as it was never saved it went on. What the question itself costs is not
+    counted.
     """
     used = Mark.of(kernel.record.root, None).cpu_s
     status = kernel.link.ask("status", timeout_s)
     now = Mark.of(kernel.record.root, status)
-    if status is None and kernel.record.injected:
-        # A kernel that is still starting does not answer, either.
-        return kernel.link.exists
+    if status is None and (kernel.record.link_seen or kernel.link.exists):
+        return True
+    if status is None and kernel.record.injected and _is_starting(kernel):
+        return False
     if now.is_beyond(kernel.mark):
         return True
     if kernel.mark is not None:
@@ -144,3 +149,8 @@ def is_unchanged(kernel: Kernel, timeout_s: float) -> bool:
     if status is None:
         return False
     return replace(Mark.of(kernel.record.root, status), cpu_s=used).is_same(kernel.mark)
+
+
+def _is_starting(kernel: Kernel) -> bool:
+    process = kernel.record.kernel
+    return process is not None and process.age_s() < START_DEADLINE_S

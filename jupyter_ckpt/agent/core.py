@@ -8,6 +8,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from ..errors import (
 )
 from ..faults import point
 from ..locations import Locations
-from ..offers import bury, how_ended
+from ..offers import bury, how_ended, leave_offer
 from ..procfs import ProcessId
 from ..protocol import Job
 from ..record import Record
+from ..remains import end_remains
+from ..stale import offer_gone
 from . import exchange
 from .ending import await_end, refuse_dying
 from .kernel import Kernel
@@ -49,6 +52,8 @@ class Agent:
         """The record of a kernel that has to be brought back first (`replacing.recover`)."""
         self.news: Callable[[], None] = lambda: None
         """Called when there is another kernel or another checkpoint of it."""
+        self.await_running: Callable[[], None] = lambda: None
+        """Returns when the act that runs just now has ended, or does not get on."""
         self._on_end = on_end
         self._lock = threading.RLock()
         self._attach()
@@ -91,19 +96,39 @@ class Agent:
             refuse_dying(record)
             kernel = Kernel.attach(record, self.tools.box_binary, self.folder)
             record.recover = record.replaced_by = None  # it was not stopped after all
-            self.take(kernel)
-            exchange.forget(self.folder)
-            return
         except CheckpointError as error:
             log.warning("the recorded kernel cannot be taken over: %s", error.message)
-        if record.init is not None and record.init.is_alive():
-            log.warning("its box is ended: whoever was filling or stopping it has died")
-            kill_and_wait(identities(record.init.pid))
+            self._clear(record)
+            return
+        exchange.forget(self.folder)
+        try:
+            self.take(kernel)
+        except OSError as error:
+            log.error("the record cannot be written: %s", error)  # it is ours all the same
+
+    def _clear(self, record: Record) -> None:
+        """End what is left of a recorded kernel that cannot be taken over, and offer it.
+
+        Or note that it has to be brought back. The user's files are again what they were.
+        """
+        if record.kernel is not None and not record.is_alive():
+            await_end(record)  # its dump root may be about to write how it ended
+        try:
+            if record.init is not None and record.init.is_alive():
+                log.warning("its box is ended: whoever was filling or stopping it has died")
+                kill_and_wait(identities(record.init.pid))
+            end_remains(self.folder)
+        except CheckpointError as error:
+            log.error("%s", error.message)
         exchange.settle(self.folder, record)
-        if record.recover is None:
-            self.record_file.remove()
-        else:
+        if record.recover is not None:
             self.unfinished = record
+            return
+        try:
+            offer_gone(self._locations(), record)
+        except OSError as error:
+            log.error("the session cannot be offered: %s", error)
+        self.record_file.remove()
 
     def launch(self, request: dict[str, Any], job: Job) -> dict[str, Any]:
         """Start the kernel that `request` describes; return its record. Runs as a job."""
@@ -163,6 +188,8 @@ class Agent:
 
     def _watch(self, kernel: Kernel) -> None:
         await_end(kernel.record)
+        # What is being stored holds the kernel's last state: the offer is to name it.
+        self.await_running()
         with self._lock:
             if self.kernel is not kernel or not self.record_file.has_place():
                 return  # stopped on purpose, or another agent sees to it
@@ -179,11 +206,22 @@ class Agent:
 
     def _offer(self, record: Record) -> None:
         """Leave an offer if the kernel crashed."""
-        tools = self.tools
         try:
-            bury(Locations(tools.runtime_dir, tools.connection_dir, tools.store_dir), record)
+            bury(self._locations(), record)
         except OSError as error:
             log.error("the session cannot be offered: %s", error)
+
+    def offer_lost(self, record: Record, checkpoint_id: str, store_dir: Path, how: str) -> None:
+        """Offer a session that was stopped and could not be brought back, at this checkpoint."""
+        try:
+            leave_offer(replace(self._locations(), store_dir=store_dir),
+                        replace(record, parent=checkpoint_id), how)
+        except OSError as error:
+            log.error("the session cannot be offered: %s", error)
+
+    def _locations(self) -> Locations:
+        tools = self.tools
+        return Locations(tools.runtime_dir, tools.connection_dir, tools.store_dir)
 
     def _bury(self, kernel: Kernel) -> None:
         """Remove what is left of a kernel: its box, its record, its sockets."""
@@ -191,8 +229,8 @@ class Agent:
         self.kernel = None
         try:
             kernel.box.stop()
-        except CheckpointError as error:
-            log.error("%s", error.message)
+        except (CheckpointError, OSError) as error:
+            log.error("the kernel's box: %s", error)
         self.record_file.remove()
         if kernel.record.owner is None and kernel.record.connection_file:
             Path(kernel.record.connection_file).unlink(missing_ok=True)
@@ -212,6 +250,13 @@ class Agent:
                 return False
             self.record_file.write(kernel.record)
             return True
+
+    def remember(self, kernel: Kernel, **fields: Any) -> None:
+        """`note` what was done: it stays done where the record cannot be written just now."""
+        try:
+            self.note(kernel, **fields)
+        except OSError as error:
+            log.error("the record cannot be written: %s", error)
 
     def note_session(self, body: dict[str, Any]) -> None:
         """Note the session, notebook and owner a coordinator tells; null clears."""

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import queue
 import threading
+import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
-from ..errors import Cancelled, CheckpointError, DumpFailed, JobNotFound, RestoreFailed, UsageError
+from ..errors import CheckpointError, DumpFailed, JobNotFound, RestoreFailed, UsageError
 from ..protocol import Job
+from . import heap
 
 log = logging.getLogger(__name__)
 KEPT_JOBS = 20
 """Finished ones. A save that was forgotten is found in the store, a restore in the record."""
+STILL_S = 60.0
+"""An act of which nothing moved for so long hangs: an end is not delayed for it any more."""
+LOOK_EVERY_S = 0.5
 
 Act = Callable[[Job], dict[str, Any]]
 
@@ -74,57 +77,58 @@ class JobTable:
         return list(self._jobs.values())
 
     def cancel(self, kind: str, request_id: str) -> Job:
-        """Take a job back that has not begun; raise `UsageError` when it has."""
+        """Take back a save whose dump has not begun, or another job that has not.
+
+        Returns the job, which has failed then, or had ended before; raises
+        `UsageError` when it is too late.
+        """
         job = self.get(kind, request_id)
-        with self._lock:
-            if job.state == "queued":
-                _fail(job, Cancelled("The request was cancelled before it began."))
-                self.on_change()
-                return job
+        if job.cancel():
+            self.on_change()
         if job.finished:
             return job
         raise UsageError("The request has begun and cannot be cancelled any more.")
 
+    def await_running(self, still_s: float = STILL_S) -> None:
+        """Return when the act that runs just now has ended, or has hung for `still_s`."""
+        moved, since = None, time.monotonic()
+        while not self.turn.acquire(timeout=LOOK_EVERY_S):
+            seen = [(job.id, job.state, job.done_bytes) for job in self.all()]
+            if seen != moved:
+                moved, since = seen, time.monotonic()
+            elif time.monotonic() - since > still_s:
+                return
+        self.turn.release()
+
     def _run(self) -> None:
         while True:
-            job, act = self._queue.get()
-            try:
-                with self.turn:
-                    self._run_one(job, act)
-                self.on_change()
-                _give_memory_back()
-            finally:
-                with self._lock:
-                    self._busy -= 1
+            self._run_next()
+            heap.give_back()  # only now: nothing of the act is referred to any more
+
+    def _run_next(self) -> None:
+        job, act = self._queue.get()
+        try:
+            with self.turn:
+                self._run_one(job, act)
+            self.on_change()
+        finally:
+            with self._lock:
+                self._busy -= 1
 
     def _run_one(self, job: Job, act: Act) -> None:
-        with self._lock:
-            if job.finished:
-                return
-            job.state, job.phase = "quiescing", ""
+        if job.finished:
+            return
         self.on_change()
         try:
-            result = act(job)
+            job.enter("quiescing")
+            job.result = act(job)
+            job.enter("done")
         except CheckpointError as error:
             log.warning("%s %s failed: %s", job.kind, job.id, error.message)
-            _fail(job, error)
+            job.fail(error)
         except Exception as error:
             log.error("%s %s failed:\n%s", job.kind, job.id, traceback.format_exc())
             kind = RestoreFailed if job.kind == "restores" else DumpFailed
-            _fail(job, kind(
+            job.fail(kind(
                 f"The agent failed unexpectedly ({type(error).__name__}: {error}).",
                 "The agent.log in the kernel's runtime folder tells more."))
-        else:
-            job.result = result
-            job.enter("done")
-
-
-def _give_memory_back() -> None:
-    """Return to the system what an act needed for a while: agents live for weeks."""
-    with suppress(AttributeError):  # another C library than glibc
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _fail(job: Job, error: CheckpointError) -> None:
-    job.error = error
-    job.state, job.phase = "failed", ""

@@ -43,14 +43,19 @@ class Kernel:
         if record.init is not None:
             box = NamespaceBox(binary, folder, record.mode, record.init)
         elif record.mode == "caps":
-            box = OpenBox(binary, folder, open_alias(record.kernel_id), record.root)
+            box = OpenBox(binary, folder, record.alias or open_alias(record.kernel_id),
+                          record.root)
         else:
             raise NotOurKernel(f"Kernel {record.kernel_id} does not run in a box.")
         return cls(record, box, folder)
 
     @cached_property
     def link(self) -> KernelLink:
-        return KernelLink(self.folder)
+        return KernelLink(self.folder, self._note_heard)
+
+    def _note_heard(self) -> None:
+        """Note that the in-kernel part lives; written with whatever the record tells next."""
+        self.record.link_seen = True
 
     @property
     def mark(self) -> Mark | None:
@@ -127,6 +132,7 @@ def identify(box: Box, record: Record, root_inner: int, kernel_inner: int) -> No
     """Write into `record` who is who in `box`; raise `LaunchFailed` if gone."""
     root, kernel = box.host_pid(root_inner), box.host_pid(kernel_inner)
     record.init = box.init
+    record.alias = box.alias if isinstance(box, OpenBox) else None
     record.root = ProcessId.of(root) if root is not None else None
     record.kernel = ProcessId.of(kernel) if kernel is not None else None
     record.root_inner_pid, record.kernel_inner_pid = root_inner, kernel_inner

@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,15 @@ _MAX_ANSWER_BYTES = 64 << 20
 PING_TIMEOUT_S = 1.0
 LINK_TIMEOUT_S = 3.0
 """For questions that a living in-kernel part answers at once."""
+START_DEADLINE_S = 15.0
+"""How long a kernel that has just been started is given to let its in-kernel part answer."""
 
 
 class KernelLink:
-    """Requests to the kernel whose runtime folder is `folder`."""
+    """Requests to the kernel whose runtime folder is `folder`; each answer calls `on_heard`."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, on_heard: Callable[[], None] = lambda: None) -> None:
+        self._folder, self._on_heard = folder, on_heard
         self._line = threading.RLock()
 
     @property
@@ -71,7 +73,10 @@ class KernelLink:
             return None
         finally:
             os.close(folder)
-        return answer if isinstance(answer, dict) else None
+        if not isinstance(answer, dict):
+            return None
+        self._on_heard()
+        return answer
 
 
 def _read_to_end(line: socket.socket) -> bytes:

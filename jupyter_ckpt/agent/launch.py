@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from ..box import Box, NamespaceBox, OpenBox
-from ..box.contract import end_boxes_of
+from ..box.namespaces import EMPTY_DEADLINE_S, FIRST_PID_FLOOR
 from ..errors import LaunchFailed, ProtocolError
 from ..faults import point
 from ..offers import ENDED_NAME
@@ -16,6 +17,7 @@ from ..plan import Schedule
 from ..procfs import ProcessId, children_of_all
 from ..protocol import Job
 from ..record import Record
+from ..remains import end_remains
 from .kernel import Kernel, identify, open_alias
 from .recordfile import RecordFile
 from .tools import Tools
@@ -52,15 +54,16 @@ def launch(
         point("launch.started")
         identify(box, record, root_inner, box.inner_pid(kernel_host) or 0)
     except BaseException:
-        box.stop()
-        record_file.remove()
+        with ExitStack() as undoing:  # each in turn, whatever another meets
+            undoing.callback(record_file.remove)
+            undoing.callback(box.stop)
         raise
     return Kernel(record, box, folder)
 
 
 def make_box(
     tools: Tools, record_file: RecordFile, mode: str, alias: str | None = None,
-    pid_floor: int | None = None,
+    pid_floor: int = FIRST_PID_FLOOR, empty_deadline_s: int = EMPTY_DEADLINE_S,
 ) -> Box:
     """Make an empty box of the mode's kind for the kernel whose record that is.
 
@@ -69,13 +72,11 @@ def make_box(
     """
     record_file.check_place()
     folder = record_file.folder
-    end_boxes_of(folder)
+    end_remains(folder)
     (folder / ENDED_NAME).unlink(missing_ok=True)  # of an earlier life
     if mode == "caps":
         return OpenBox.create(tools.box_binary, folder, alias or open_alias(folder.name))
-    if pid_floor is None:
-        return NamespaceBox.create(tools.box_binary, folder, mode)
-    return NamespaceBox.create(tools.box_binary, folder, mode, pid_floor)
+    return NamespaceBox.create(tools.box_binary, folder, mode, pid_floor, empty_deadline_s)
 
 
 def _record(request: dict[str, Any], mode: str, kernel_id: str) -> Record:

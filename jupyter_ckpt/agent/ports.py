@@ -6,7 +6,8 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from ..engine.sockets import InetSockets, Listener
@@ -97,12 +98,21 @@ def _port_taken(port: int) -> RestoreRefused:
 def _socket_inodes(pids: Iterable[int]) -> set[int]:
     found: set[int] = set()
     for pid in pids:
-        try:
-            links = [os.readlink(fd.path) for fd in os.scandir(f"/proc/{pid}/fd")]
-        except OSError:
-            continue
-        found.update(int(link[8:-1]) for link in links if link.startswith("socket:"))
+        for link in _descriptors(pid):
+            if link.startswith("socket:"):
+                found.add(int(link[8:-1]))
     return found
+
+
+def _descriptors(pid: int) -> Iterator[str]:
+    """Yield what the descriptors of a process are; those closed meanwhile are passed over."""
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return
+    for name in names:
+        with suppress(OSError):
+            yield os.readlink(f"/proc/{pid}/fd/{name}")
 
 
 def _listening_inodes(port: int) -> set[int]:

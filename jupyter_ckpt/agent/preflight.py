@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..box.reaping import ended_are_reaped
 from ..engine.openfiles import process_tree, special_files
 from ..engine.sockets import InetSockets, inet_sockets
 from ..errors import RestoreRefused
@@ -56,8 +57,9 @@ class Preflight:
             warnings += host.check_compatible(
                 self.manifest.host, self.details["cpu_flags"], self.criu_version)
         with refusals.collecting():
-            check_unchanged(saved.parsed(self.store.read_file(self.manifest, "libraries.json"),
-                                         saved.LIBRARIES, "libraries.json"))
+            warnings += check_unchanged(saved.parsed(
+                self.store.read_file(self.manifest, "libraries.json"), saved.LIBRARIES,
+                "libraries.json"))
         with refusals.collecting():
             freed = sum(rss_bytes(pid) for pid in self.replaced)
             needed = self.manifest.memory_bytes
@@ -105,8 +107,17 @@ class Preflight:
                              "Bring it back as it was, then restore again.")
 
     def _check_pids(self, refusals: Refusals) -> None:
-        """Refuse when a process id is a living process's; one that is ending is waited for."""
+        """Refuse when a process id is a living process's; one that is ending is waited for.
+
+        That is in vain where nobody takes notice of the ended.
+        """
         wanted = process_tree(self.scratch / "images").all_ids
+        if any(os.path.exists(f"/proc/{pid}") for pid in wanted) and not ended_are_reaped():
+            refusals.add(
+                f"The session's process ids would never be free: process 1 "
+                f"({command_name(1)}) takes no notice of processes that ended.",
+                "Start the container with an init as its first process ('docker run --init', "
+                "or tini), then restore again.")
         given_up = {thread for pid in self.replaced for thread in threads_of(pid)}
         for pid in sorted(wanted - given_up):
             if ProcessId.of(pid) is not None:

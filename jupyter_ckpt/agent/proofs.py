@@ -10,6 +10,7 @@ from ..manifest import Manifest
 from ..store import Store
 
 log = logging.getLogger(__name__)
+REMEMBERED = 2000
 
 
 class Proofs:
@@ -29,6 +30,9 @@ class Proofs:
         It reads one back where none was yet: seconds for each GB. One that is
         damaged is said so once.
         """
+        for judged in (self._whole, self._bad):
+            if len(judged) > REMEMBERED:
+                judged.clear()  # agents live for weeks; proving anew costs seconds
         newer = [m for m in staying if _age_key(m) > _age_key(manifest)]
         known = [m for m in newer if m.id in self._whole]
         proven = (m for m in newer if m.id not in self._bad and self._prove(store, m))

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from ..box.hangup import reset_on_end
 from ..errors import AgentUnreachable, CheckpointError, KernelNotFound, RestoreFailed
 from ..faults import point
 from ..manifest import Manifest, new_id
+from ..offers import dismiss
 from ..procfs import descendants
 from ..protocol import Job
 from ..record import Record
+from ..remains import restore_mark
 from ..store import Store
 from . import exchange
 from .activity import Mark
@@ -27,6 +30,7 @@ from .save import PROVEN_WARNING, Save
 
 log = logging.getLogger(__name__)
 SAFETY_NOTE = "The session as it was before it was restored to {0}."
+NOT_BACK = "it was to be replaced, and could not be brought back"
 INHERITED = ("owner", "session", "notebook", "connection_file")
 
 
@@ -51,11 +55,18 @@ def recover(agent: Agent, job: Job) -> dict[str, Any]:
                           "files": "put-back"}, record)
     try:
         with agent.doing("restoring"):
-            return Replacement(agent, request, job, record.recover, record.replaced_by).run()
-    except CheckpointError:
-        # Not tried for ever: the checkpoint stays, and the caller is told.
+            answer = Replacement(agent, request, job, record.recover, record.replaced_by).run()
+    except AgentUnreachable:
+        raise  # the agent that has our place brings it back
+    except Exception:
+        # Not tried for ever: the checkpoint stays, and whoever looks is told.
+        assert record.recover is not None
+        store_dir = Path(record.recover_store or agent.tools.store_dir)
+        agent.offer_lost(record, record.recover, store_dir, NOT_BACK)
         agent.record_file.remove()
         raise
+    dismiss(agent.tools.runtime_dir, record.kernel_id)  # of one that ended before it
+    return answer
 
 
 def inheriting(request: dict[str, Any], record: Record) -> dict[str, Any]:
@@ -82,6 +93,7 @@ class Replacement:
         self._agent, self._request, self._job = agent, request, job
         self._tools = agent.tools.storing_in(request.get("store"))
         self._recovered, self._asked_by = recovered, asked_by
+        self._mark = restore_mark(agent.folder.name)
         self._old = agent.kernel
         origin = (self._old.record.origin if self._old is not None else None) or {}
         # An agent died over this very restore, and the next one brought the old state back:
@@ -99,7 +111,7 @@ class Replacement:
         point("restore.begun")
         manifest = store.resolve(str(self._request.get("checkpoint", "")))
         restore = self._restore()
-        with self._tools.work_folder(self._job.id) as work:
+        with self._tools.work_folder(self._job.id, self._mark) as work:
             prepared = restore.prepare(store, manifest, work, self._old)
             point("restore.unpacked")
             if self._old is not None:
@@ -195,8 +207,8 @@ class Replacement:
                 self._agent.record_file.write(made.record)
         try:
             made.box.stop()  # it runs, but nobody would know of it
-        except CheckpointError as problem:
-            log.error("%s", problem.message)  # a box to come ends it, or says why not
+        except (CheckpointError, OSError) as problem:
+            log.error("%s", problem)  # a box to come ends it, or says why not
         exchange.undo(self._agent.folder)
         if recover is None:
             self._agent.record_file.remove()
@@ -208,7 +220,7 @@ class Replacement:
                                   "The agent.log in the kernel's runtime folder tells more.")
         again = self._restore(inheriting({"files": "put-back"}, old.record))
         try:
-            with self._tools.work_folder(self._job.id) as work:
+            with self._tools.work_folder(self._job.id, self._mark) as work:
                 prepared = again.prepare(self._tools.store(), safety, work)
                 self._take(again.run(prepared, safety.id, self._job.id), None)
         except AgentUnreachable:
@@ -216,6 +228,7 @@ class Replacement:
         except Exception as second:
             log.exception("bringing the state before the restore back failed")
             if self._agent.kernel is None:
+                self._agent.offer_lost(old.record, safety.id, self._tools.store_dir, NOT_BACK)
                 raise _not_back(error, safety, second) from error
             raise RestoreFailed(f"{error.message} The session is again as it was before the "
                                 "attempt.", error.hint, error.log) from error

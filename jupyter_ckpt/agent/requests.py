@@ -73,5 +73,5 @@ def _saved_by(agent: Agent, request_id: str, tools: Tools) -> dict[str, Any] | N
     kernel = agent.kernel
     if kernel is not None and kernel.record.parent == manifest.parent != manifest.id:
         # Whoever saved it died before the record could tell of it.
-        agent.note(kernel, parent=manifest.id)
+        agent.remember(kernel, parent=manifest.id)
     return manifest.to_dict()

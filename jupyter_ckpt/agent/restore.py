@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..box import Box, OpenBox
+from ..box.namespaces import EMPTY_DEADLINE_S
 from ..engine.criu import Criu
 from ..engine.criulog import CHANGED_SIZE
 from ..engine.edit import accept_present, move_folder
@@ -35,11 +37,13 @@ from .recordfile import RecordFile
 from .savedfiles import FilePlan, plan_files, present_states
 from .tools import Tools
 
+log = logging.getLogger(__name__)
 PORT_NAMES = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 RESTORE_HEADROOM = 200
 SIZE_ATTEMPTS = 3
 PIDS_DEADLINE_S = 20.0
 HOOK_DEADLINE_S = 30.0
+SLOWEST_COPY_BYTES_PER_S = 5_000_000
 
 
 @dataclass
@@ -185,14 +189,7 @@ class Restore:
             kernel = Kernel(record, box, self.folder)
             self._fix_up(kernel, prepared, moves)
         except BaseException as error:
-            with suppress(OSError):
-                self._keep_log(prepared, error)
-            box.stop()
-            problems = self._undo_files()
-            # Room for the state that may be brought back instead.
-            shutil.rmtree(prepared.folder, ignore_errors=True)
-            if recover is None:
-                self.record_file.remove()
+            problems = self._undo(prepared, box, recover, error)
             if isinstance(error, CheckpointError):
                 error.message = " ".join([error.message, *problems])
             if isinstance(error, (CheckpointError, KeyboardInterrupt)):
@@ -202,6 +199,28 @@ class Restore:
                 "The agent.log in the kernel's runtime folder tells more.") from error
         prepared.warnings += prepared.plan.warnings
         return kernel
+
+    def _undo(
+        self, prepared: Prepared, box: Box, recover: str | None, error: BaseException
+    ) -> list[str]:
+        """Leave nothing of a restore that failed; return what is amiss with the user's files.
+
+        What one step meets keeps no other back.
+        """
+        problems: list[str] = []
+        steps: list[Callable[[], object]] = [
+            lambda: self._keep_log(prepared, error), box.stop,
+            lambda: problems.extend(self._undo_files()),
+            # Room for the state that may be brought back instead.
+            lambda: shutil.rmtree(prepared.folder, ignore_errors=True)]
+        if recover is None:
+            steps.append(self.record_file.remove)
+        for step in steps:
+            try:
+                step()
+            except Exception:
+                log.exception("undoing the restore stumbled")
+        return problems
 
     def _undo_files(self) -> list[str]:
         """Bring the user's files back; return what is amiss. Another agent has done it already
@@ -260,7 +279,8 @@ class Restore:
         mode = details["mode"]
         return make_box(self.tools, self.record_file, mode,
                         alias=details["inner_runtime"] if mode == "caps" else None,
-                        pid_floor=details["highest_pid"] + RESTORE_HEADROOM)
+                        pid_floor=details["highest_pid"] + RESTORE_HEADROOM,
+                        empty_deadline_s=_empty_deadline_s(prepared))
 
     def _edit(self, prepared: Prepared, moves: dict[int, int]) -> None:
         images, details = prepared.images, prepared.details
@@ -287,6 +307,8 @@ class Restore:
         log = prepared.images / "restore.log"
         if log.exists():
             kept = self.folder.parent / f"{self.folder.name}.restore.log"
+            if isinstance(error, CheckpointError):
+                error.log = ""  # should it not be kept, it is gone
             write_private(kept, log.read_bytes())
             if isinstance(error, CheckpointError):
                 error.hint = error.hint.replace(str(log), str(kept))
@@ -303,7 +325,7 @@ class Restore:
             owner=request.get("owner"), session=request.get("session"),
             notebook=request.get("notebook"), parent=manifest.id,
             recover=recover, recover_store=str(self.tools.store_dir) if recover else None,
-            injected=details["injected"], env=details["env"],
+            injected=details["injected"], link_seen=_was_heard(details), env=details["env"],
             schedule=prepared.schedule)
 
     def _fix_up(self, kernel: Kernel, prepared: Prepared, moves: dict[int, int]) -> None:
@@ -321,7 +343,7 @@ class Restore:
             restored_at=utc_now())
         if answer is not None:
             prepared.warnings += answer.get("warnings", ())
-        elif kernel.record.injected:
+        elif kernel.record.link_seen:
             prepared.warnings.append(
                 "The restored kernel has not answered yet (its interpreter is held by native "
                 "code): on_restore hooks have not run.")
@@ -335,6 +357,24 @@ class Restore:
             if name in found:
                 found[name] = moves.get(int(found[name]), int(found[name]))
         wanted = self.request.get("connection") or {}
-        if prepared.details["injected"] and wanted.get("key"):
+        # A process that nobody can tell of another key keeps the one it has.
+        if _was_heard(prepared.details) and wanted.get("key"):
             found["key"] = wanted["key"]
         return found
+
+
+def _empty_deadline_s(prepared: Prepared) -> int:
+    """Return how long the box may stay empty: files and shared memory are copied first."""
+    folders = [prepared.folder / name for name in ("files", "shm")]
+    size = sum(each.stat().st_size for folder in folders if folder.is_dir()
+               for each in folder.iterdir())
+    return EMPTY_DEADLINE_S + size // SLOWEST_COPY_BYTES_PER_S
+
+
+def _was_heard(details: dict[str, Any]) -> bool:
+    """Tell whether the session's in-kernel part was ever heard; older checkpoints only
+    tell whether it was given one.
+    """
+    return bool(details.get("link_seen", details["injected"]))
+
+

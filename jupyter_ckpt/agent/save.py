@@ -28,18 +28,19 @@ from .activity import Mark
 from .connections import lost_connections
 from .frozen import FrozenFiles, copy_open_files, copy_shared_memory, file_limit
 from .kernel import Kernel
+from .kernel_link import START_DEADLINE_S
 from .libraries import inventory
 from .presentfile import digest
 from .tools import Tools, criu_mark
 
 QUIESCE_DEADLINE_S = 5.0
 HOOK_DEADLINE_S = 30.0
-START_DEADLINE_S = 15.0
 PREDECESSOR_DEADLINE_S = 120.0
 COPIES = "copies"
 PROVEN_WARNING = (
     "Stored data was found damaged, so all that this checkpoint shares with earlier ones was read "
     "back, and stored anew where it was damaged. 'jupyter ckpt verify' tells which are not whole.")
+NOT_QUIET = "hooks did not run and buffered output was not flushed."
 
 
 class Save:
@@ -72,7 +73,8 @@ class Save:
         store = self.tools.store()
         store.check_writing()
         self._check_name(store)
-        with self.tools.work_folder(self.job.id, self.kernel.record.kernel_id) as work:
+        with self.tools.work_folder(
+                self.job.id, criu_mark(self.kernel.record.kernel_id)) as work:
             images = work / "images"
             images.mkdir()
             criu = self.tools.criu(self.kernel.box, self.kernel.record.mode, work)
@@ -96,8 +98,8 @@ class Save:
 
     def _dump(self, criu: Criu, images: Path, work: Path) -> float:
         """Freeze, dump and thaw; return the pause in seconds. The kernel is quiet."""
-        self.job.enter("dumping")
         try:
+            self.job.enter("dumping")  # the last moment to be cancelled
             with self.standing_still():
                 return criu.dump(
                     self.kernel.root_inner_pid, images, self.kernel.box.command,
@@ -171,16 +173,29 @@ class Save:
             deadline_s=HOOK_DEADLINE_S, trigger=self.request.get("trigger", "manual"))
         if answer is None:
             if self.kernel.record.injected:
-                self.warnings.append(
-                    "The kernel did not answer before the freeze (its interpreter is held by "
-                    "native code): hooks did not run and buffered output was not flushed.")
+                why = ("its interpreter is held by native code" if self.kernel.record.link_seen
+                       else "its in-kernel part was never heard")
+                self.warnings.append(f"The kernel did not answer before the freeze ({why}): "
+                                     f"{NOT_QUIET}")
             return
         if answer.get("refused"):
             raise CheckpointRefused(f"A hook refused the checkpoint: {answer['refused']}")
+        if not answer.get("ok"):
+            self._note_not_quiet(answer.get("error"))
+            return
         self.warnings += answer.get("warnings", ())
         self.status = answer.get("status") or {}
         self.status["variables"] = answer.get("variables", [])
         self.internal_ports = answer.get("internal_ports", [])
+
+    def _note_not_quiet(self, error: Any) -> None:
+        """Warn that the kernel could not prepare; raise `DumpFailed` if it is being saved."""
+        said = error if isinstance(error, dict) else {}
+        message = str(said.get("message") or "it does not say why")
+        if said.get("id") == "busy":
+            raise DumpFailed(f"The kernel cannot be saved now: {message}", "Save again.")
+        self.warnings.append(f"The kernel could not prepare for the freeze ({message}): "
+                             f"{NOT_QUIET}")
 
     def _resume(self) -> None:
         self.kernel.link.ask("resume", QUIESCE_DEADLINE_S, restored=False, request_id=self.job.id)
@@ -275,7 +290,8 @@ class Save:
             "highest_pid": tree.highest_pid, "mode": record.mode,
             "inner_runtime": self.kernel.box.inner_runtime, "runtime": str(self.kernel.folder),
             "connection": self.connection, "connection_file": record.connection_file,
-            "cwd": record.cwd, "injected": record.injected, "env": record.env,
+            "cwd": record.cwd, "injected": record.injected,
+            "link_seen": record.link_seen, "env": record.env,
             "working_folders": folders, "cpu_flags": host.cpu()[1], "epoch": record.epoch,
             "session": record.session, "internal_ports": self.internal_ports,
             "schedule": record.schedule.to_dict() if record.schedule else None,
@@ -305,7 +321,7 @@ def wait_for_start(kernel: Kernel, job: Job) -> None:
     record = kernel.record
     assert record.kernel is not None
     while (record.injected and record.kernel.age_s() < START_DEADLINE_S
-           and record.kernel.is_alive() and not kernel.link.is_up()):
+           and record.kernel.is_alive() and not job.finished and not kernel.link.is_up()):
         job.phase = "waiting for the kernel to start"
         time.sleep(0.02)
 

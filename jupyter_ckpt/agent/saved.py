@@ -20,12 +20,13 @@ FILES = [{"path": Path, "role": str, "saved": bool, "size_bytes": int, "mtime_ns
           "mode?": int, "uid?": int, "gid?": int, "content?": str, "blake3?": str,
           "group?": Path, "absent?": [Path]}]
 LIBRARIES = [{"path": Path, "size_bytes": int, "mtime_ns": int, "ctime_ns": int, "inode": int,
-              "blake3": str}]
+              "blake3": str, "sampled?": bool}]
 SHARED_MEMORY = [{"path": Path, "mode": int, "content?": str, "target?": Path}]
 DETAILS = {
     "root_pid": int, "kernel_pid": int, "highest_pid": int, "mode": str, "inner_runtime": Path,
     "runtime": Path, "connection": (dict, None), "connection_file": Path, "cwd": Path,
-    "injected": bool, "env": dict, "working_folders": dict, "cpu_flags": [str], "epoch": int,
+    "injected": bool, "link_seen?": bool, "env": dict, "working_folders": dict,
+    "cpu_flags": [str], "epoch": int,
     "session": (dict, None), "internal_ports": [int], "schedule?": (dict, None),
     "file_hashes?": dict,
 }

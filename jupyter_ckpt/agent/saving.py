@@ -63,7 +63,7 @@ def _made(
     manifest = making.run()
     kernel.mark, kernel.saved_at = making.mark, time.monotonic()
     point("save.stored")
-    agent.note(kernel, parent=manifest.id)
+    agent.remember(kernel, parent=manifest.id)
     point("save.recorded")
     agent.news()
     return manifest

@@ -294,10 +294,7 @@ class Scheduler:
             failures = self._failures
         kernel = self._agent.kernel
         if kernel is not None:
-            try:
-                self._agent.note(kernel, automatic={"last": last, "failures": failures})
-            except OSError as problem:
-                log.warning("the record cannot be written: %s", problem)
+            self._agent.remember(kernel, automatic={"last": last, "failures": failures})
 
     def _tidy(self, kernel: Kernel) -> None:
         full, self._disk_full = self._disk_full, False

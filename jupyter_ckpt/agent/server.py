@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -17,10 +18,18 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, JobNotFound, NotFound, ProtocolError, StoreUnusable
+from ..errors import (
+    CheckpointError,
+    JobNotFound,
+    NotFound,
+    ProtocolError,
+    RequestTooSlow,
+    StoreUnusable,
+)
 from ..protocol import MAX_BODY_BYTES, REQUEST_TIMEOUT_S, SOCKET_NAME, Job, checked_request_id
 from . import questions
 from .core import Agent
+from .deadline import TimedStream
 from .jobs import JobTable
 from .news import News
 from .replacing import recover, restore
@@ -43,6 +52,7 @@ class Routes:
         self.agent = agent
         self.jobs = JobTable()
         self.news = News(self.jobs)
+        agent.await_running = self.jobs.await_running
         if agent.unfinished is not None:
             self.jobs.put("restores", f"recover-{agent.unfinished.recover}",
                           partial(recover, agent))
@@ -130,11 +140,22 @@ class Routes:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection; a slow one is dropped, a malformed one gets its 4xx."""
+    """One connection; a slow or malformed request gets its 4xx."""
 
     protocol_version = "HTTP/1.1"
     timeout = REQUEST_TIMEOUT_S
     server: AgentServer
+    requestline = ""
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = io.BufferedReader(TimedStream(self.connection, self.timeout))
+
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except RequestTooSlow as error:  # in its header: nobody is asked
+            self._send(error.http_status, {"error": error.to_dict()})
 
     def _serve(self) -> None:
         if (self.command, self.path) == ("GET", "/events"):
@@ -235,16 +256,24 @@ class AgentServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             return
         with self._closed:
             self._open += 1
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._leave()  # no thread could be started, so none does it
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._slots.release()
-            with self._closed:
-                self._open -= 1
-                self._closed.notify_all()
+            self._leave()
+
+    def _leave(self) -> None:
+        """Give the slot of one connection back."""
+        self._slots.release()
+        with self._closed:
+            self._open -= 1
+            self._closed.notify_all()
 
     def drain(self, timeout_s: float) -> None:
         """Wait until every connection has its answer, or time is up."""

@@ -92,10 +92,10 @@ class Tools:
         return Criu(self.criu_binary().path, mode, notifier)
 
     @contextmanager
-    def work_folder(self, label: str, kernel_id: str = "") -> Iterator[Path]:
+    def work_folder(self, label: str, mark: str = "-") -> Iterator[Path]:
         """Give a private folder on the store's file system, removed afterwards.
 
-        With `kernel_id` it is for dumps of that kernel: see `criu_mark`.
+        Its name holds `mark`: see `criu_mark` and `remains.restore_mark`.
 
         A lock in it is held for its life: it tells other agents, also those in
         other pid namespaces, that somebody works there. Raises `StoreUnusable`.
@@ -106,7 +106,6 @@ class Tools:
         top = self.store_dir / "work"
         own = ProcessId.of(os.getpid())
         assert own is not None
-        mark = criu_mark(kernel_id) if kernel_id else "-"
         prefix = f"{own.pid}-{own.start_time}{mark}{label[:16]}-"
         try:
             top.mkdir(mode=0o700, exist_ok=True)

@@ -11,12 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import CheckpointError, LaunchFailed, ModeUnavailable
-from ..procfs import ProcessId, all_pids, descendants
+from ..procfs import ProcessId, all_pids, command_name, descendants, status_lines
 
 ROOT_PID = 100
 """The dump root's pid inside every namespace box (native/box.c says the same)."""
 
 STOP_DEADLINE_S = 10.0
+PROGRAM = "ckpt-box"
+LOG_NAME = "kernel.log"
+"""What a tree writes goes there, in the runtime folder."""
 
 
 class Box(ABC):
@@ -101,36 +104,65 @@ def run_box_binary(
 
 
 def kill_and_wait(victims: Sequence[ProcessId]) -> None:
-    """Send SIGKILL to each process and wait until none of them runs."""
+    """Send SIGKILL to each process and wait until none of them runs.
+
+    Raises `LaunchFailed` naming one that does not end, or that may not be ended;
+    all the others are ended then, too.
+    """
+    forbidden = []
     for victim in victims:
         if victim.is_alive():
             try:
                 os.kill(victim.pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+            except PermissionError:  # of another user: started with sudo, say
+                forbidden.append(victim)
     deadline = time.monotonic() + STOP_DEADLINE_S
-    while any(victim.is_alive() for victim in victims):
+    while left := [v for v in victims if v not in forbidden and v.is_alive()]:
         if time.monotonic() > deadline:
             raise LaunchFailed(
-                f"Process {victims[0].pid} does not end although it was killed.",
+                f"Process {left[0].pid} does not end although it was killed.",
                 "It may be waiting for a disk or network file system.")
         time.sleep(0.01)
+    for victim in forbidden:
+        if victim.is_alive():
+            raise LaunchFailed(
+                f"Process {victim.pid} ({command_name(victim.pid)}) of the session belongs to "
+                "another user and goes on.", "End it as that user.")
 
 
 def end_boxes_of(runtime: Path) -> None:
     """End every box made for the runtime folder `runtime`, recorded or not.
 
     Called where no kernel of that folder can live: an agent that is killed
-    between making a box and recording it leaves one nobody else knows of.
+    between making a box and recording it leaves one nobody else knows of. A box
+    without namespaces is known by its dump root, whose output is the folder's log.
     """
     for pid in all_pids():
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                words = file.read().split(b"\0")
-        except OSError:
-            continue
-        if words[1:4] == [b"init", b"--runtime", os.fsencode(runtime)]:
+        if _is_of(pid, runtime):
             kill_and_wait(identities(pid))
+
+
+def _is_of(pid: int, runtime: Path) -> bool:
+    """Tell whether `pid` is the first process of a box of `runtime`, made by this user."""
+    folder, log = os.fsencode(runtime), os.fsencode(runtime / LOG_NAME)
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read().split(b"\0")
+        if words[1:4] == [b"init", b"--runtime", folder] or words[1:3] == [b"detach", log]:
+            return _is_our_program(pid)
+        return (words[1:3] == [b"root", b"--"] and _is_our_program(pid)
+                and os.readlink(f"/proc/{pid}/fd/1") == str(runtime.resolve() / LOG_NAME))
+    except OSError:
+        return False
+
+
+def _is_our_program(pid: int) -> bool:
+    """Tell whether `pid` runs ``ckpt-box`` as this user; raises OSError when it is gone."""
+    user = status_lines(pid).get("Uid", "").split()[1:2]
+    program = os.path.basename(os.readlink(f"/proc/{pid}/exe")).removesuffix(" (deleted)")
+    return user == [str(os.geteuid())] and program == PROGRAM
 
 
 def identities(pid: int) -> list[ProcessId]:

@@ -17,6 +17,10 @@ RESTORE_HEADROOM = 200
 """Pids left free above an image's highest one before helpers may take some."""
 
 
+EMPTY_DEADLINE_S = 300
+"""How long an empty box waits for its tree (native/box.c says the same)."""
+
+
 class NamespaceBox(Box):
     """A pid and mount namespace kept by a PID 1 that outlives every agent."""
 
@@ -27,13 +31,16 @@ class NamespaceBox(Box):
 
     @classmethod
     def create(
-        cls, binary: Path, runtime: Path, mode: str, pid_floor: int = FIRST_PID_FLOOR
+        cls, binary: Path, runtime: Path, mode: str, pid_floor: int = FIRST_PID_FLOOR,
+        empty_deadline_s: int = EMPTY_DEADLINE_S,
     ) -> NamespaceBox:
         """Make an empty box; `pid_floor` is the last pid taken for granted in it.
 
+        It ends by itself when nothing is in it after `empty_deadline_s`.
         Raises `ModeUnavailable` with the refused step; then nothing is left.
         """
-        argv = [str(binary), "init", "--runtime", str(runtime), "--pid-floor", str(pid_floor)]
+        argv = [str(binary), "init", "--runtime", str(runtime), "--pid-floor", str(pid_floor),
+                "--empty-deadline", str(empty_deadline_s)]
         if mode == "rootless":
             argv.append("--user")
         pid = int(run_box_binary(argv, failure=ModeUnavailable))

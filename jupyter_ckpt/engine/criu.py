@@ -23,6 +23,8 @@ GHOST_LIMIT_BYTES = 1 << 30
 RESTORE_DEADLINE_S = 60.0
 RESTORE_DEADLINE_S_PER_GB = 60.0
 """Far beyond what a slow disk takes (0.6 to 1.2 s per GB were measured)."""
+RELEASE_DEADLINE_S = 120.0
+"""How long processes of a dump may outlive it before they are told of."""
 _KILLED = (-9, 128 + 9)
 
 RunInBox = Callable[[Sequence[str]], list[str]]
@@ -74,7 +76,13 @@ class Criu:
             # Never killed: it holds the tree, and only its own end lets go.
             failure = notifications.serve(process, while_frozen, progress, watch)
         # What we waited for may have been killed, and criu have gone on without it.
-        await_end(watch, tell)
+        released = await_end(watch, tell, RELEASE_DEADLINE_S)
+        if not released and failure is None:
+            left = watch.look()
+            raise DumpFailed(
+                f"A process of criu{f' ({left[0].pid})' if left else ''} has not ended within "
+                f"{RELEASE_DEADLINE_S:.0f} s after the dump, and may still hold the session.",
+                "It is not killed, for the session would suffer; save again when it has ended.")
         if process.returncode in _KILLED:
             raise DumpFailed("criu was killed (signal 9) while it was saving the session.",
                              "The system may be out of memory: see 'dmesg'.")

@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from ..procfs import ProcessId, all_pids, command_name, stat_fields
+from ..procfs import ProcessId, all_pids, command_name, stat_fields, status_lines
 
 LOOK_EVERY_S = 1.0
 STILL_TOLD_AFTER_S = 5.0
 """A criu that used no processor for so long is told of."""
+PROGRAMS = ("criu", "ckpt-box", "ckpt-notify")
+"""What takes part in a run; who else names its folder (a `tail` of the log) only looks on."""
 
 Tell = Callable[[str], None]
 
@@ -26,7 +28,10 @@ def nobody(text: str) -> None:
 
 
 def holders(*marks: str) -> list[ProcessId]:
-    """Return the living processes, except this one, whose command line holds one of `marks`."""
+    """Return the living processes of a run of criu whose command line holds one of `marks`.
+
+    They are `PROGRAMS`, or a criu that goes by another name, and belong to this user or root.
+    """
     wanted, found = [mark.encode() for mark in marks], []
     for pid in all_pids():
         try:
@@ -34,12 +39,24 @@ def holders(*marks: str) -> list[ProcessId]:
                 text = cmdline.read()
         except OSError:
             continue
-        if not any(mark in text for mark in wanted):
+        if not any(mark in text for mark in wanted) or not _takes_part(pid, text):
             continue
         identity = ProcessId.of(pid)
         if identity is not None and pid != os.getpid():
             found.append(identity)
     return found
+
+
+def _takes_part(pid: int, command: bytes) -> bool:
+    status = status_lines(pid)
+    user = status.get("Uid", "").split()[1:2]
+    if user not in (["0"], [str(os.geteuid())]):
+        return False
+    words = command.split(b"\0")
+    name = os.path.basename(os.fsdecode(words[0]))
+    # criu may have been given any name: its own command line tells it.
+    is_criu = words[1:2] in ([b"dump"], [b"restore"]) and b"-D" in words[2:]
+    return is_criu or name in PROGRAMS or status.get("Name") in PROGRAMS
 
 
 class Watch:

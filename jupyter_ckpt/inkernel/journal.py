@@ -55,6 +55,7 @@ class Journal:
         self._requests: OrderedDict[str, Request] = OrderedDict()
         self._cells_run = 0
         self._callbacks = 0
+        self._watches_requests = False
         self.on_cell_end: Callable[[], None] = lambda: None
         """Called after each cell, on its thread; it must not wait."""
         self.problem: str | None = None
@@ -76,6 +77,7 @@ class Journal:
                 self._end(request)
 
         kernel.shell_handlers["execute_request"] = execute_request
+        self._watches_requests = True
 
     def watch_callbacks(self, kernel: Any) -> None:
         """Count what widgets and their like have run in this kernel."""
@@ -179,15 +181,17 @@ class Journal:
     def status(self) -> dict[str, Any]:
         """Return {execution_count, busy, cells_run, callbacks_run, background, running}.
 
-        The first is of the last cell; ``callbacks_run`` is only good for comparing.
+        The first is of the last cell; ``callbacks_run`` is only good for comparing. Where
+        requests are not watched nobody knows of `busy` and `cells_run`: None.
         """
+        knows = self._watches_requests
         background = has_background(getattr(self._shell, "kernel", None))
         with self._lock:
             running = self._running()
             count = running.execution_count if running else int(self._shell.execution_count) - 1
-            return {"execution_count": max(count, 0), "busy": self._busy > 0,
-                    "cells_run": self._cells_run, "callbacks_run": self._callbacks,
-                    "background": background,
+            return {"execution_count": max(count, 0), "busy": self._busy > 0 if knows else None,
+                    "cells_run": self._cells_run if knows else None,
+                    "callbacks_run": self._callbacks, "background": background,
                     "running": running.to_dict() if running else None}
 
     def running(self) -> dict[str, Any]:

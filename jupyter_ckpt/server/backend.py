@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .. import kernels, offers, parking, stale
+from .. import agent_place, kernels, offers, parking, stale
 from ..client import AgentClient
 from ..configuration import Configuration
 from ..doctor import doctor
@@ -105,15 +105,28 @@ class Backend:
         """Write into the record which session shows the kernel, and that it is ours.
 
         The agent does it where one lives; otherwise the record is rewritten
-        here, so that a claim never waits for an agent to start.
+        here, so that a claim never waits for an agent to start. Meanwhile we have
+        the agent's place: one that starts reads the record afterwards.
         """
+        client, folder = self.client(record), self.folder(record.kernel_id)
+
+        def tell() -> None:
+            client.note_session(session=session, notebook=notebook, owner=self.owner)
+
         try:
-            self.client(record).note_session(
-                session=session, notebook=notebook, owner=self.owner)
+            return tell()
         except AgentUnreachable:
+            if agent_place.help_or_end_hung(folder, client.answers):
+                return tell()
+        place = agent_place.take(folder, client.answers)
+        if place is None:
+            return tell()  # one has just come up
+        try:
             present = self.record(record.kernel_id)
-            changed = replace(present, session=session, notebook=notebook, owner=self.owner)
-            write_record(self.folder(record.kernel_id), changed)
+            write_record(folder, replace(present, session=session, notebook=notebook,
+                                         owner=self.owner))
+        finally:
+            place.leave()
 
     def running(self, record: Record) -> dict[str, Any]:
         """Return what runs in the kernel now: {busy, running, recent}."""
@@ -154,11 +167,13 @@ class Backend:
     def _wait_for_end(self, record: Record) -> None:
         """Wait for the agent to clean up; clean up for one that is dead.
 
-        A kernel of the same id may be started right afterwards.
+        One that is still storing the last state of its kernel is waited for; it gives up
+        by itself what does not get on. A kernel of the same id may be started right
+        afterwards.
         """
         deadline = time.monotonic() + END_DEADLINE_S
         while record.agent is not None and record.agent.is_alive():
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline and not self._is_at_work(record):
                 raise AgentUnreachable(
                     f"The agent of kernel {record.kernel_id} does not end.",
                     f"Its log is {self.folder(record.kernel_id) / 'agent.log'}.")
@@ -168,6 +183,13 @@ class Backend:
                 # Nobody else can tell of its end any more: kernel and agent are both dead.
                 offers.bury(self.locations, record)
                 shutil.rmtree(self.folder(record.kernel_id), ignore_errors=True)
+
+    def _is_at_work(self, record: Record) -> bool:
+        try:
+            jobs = self.client(record).status()["jobs"]
+            return not all(Job.from_dict(job).finished for job in jobs)
+        except (CheckpointError, KeyError, TypeError):
+            return False
 
     def save(self, record: Record, **arguments: Any) -> Manifest:
         return kernels.save(self.locations, record, **arguments)
