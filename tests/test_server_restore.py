@@ -8,7 +8,10 @@ import uuid
 from typing import Any
 
 import pytest
+import server_fakes
 from jupyter_harness import Channel, Events, Home, Server, StartServer, wait_until
+
+from jupyter_ckpt.procfs import ProcessId
 
 pytest_plugins = ["jupyter_fixtures"]
 
@@ -345,3 +348,59 @@ def test_forks_are_independent_sessions(home: Home, start: StartServer) -> None:
         assert other.run("print(x)") == str(number)
     assert channel.run("print(x)") == "6"
     assert len(server.ok("GET", "/api/sessions")) == 3
+
+
+def living_kernels(home: Home) -> set[str]:
+    return {record["kernel_id"] for record in home.records()
+            if (identity := ProcessId.from_dict(record["kernel"])) and identity.is_alive()}
+
+
+@pytest.mark.parametrize("broken", ["documents.Documents.write_copy", "fork_service.open_kernel"])
+def test_fork_that_cannot_be_shown_leaves_no_kernel_and_no_copy(
+    fake_home: Home, start: StartServer, broken: str
+) -> None:
+    """The second of three cannot be: for want of space, or for a reason nobody foresaw."""
+    fake_home.configure(server_fakes.CONFIGURATION + f"""
+import jupyter_ckpt.server.documents as documents
+import jupyter_ckpt.server.fork_service as fork_service
+calls, real = [], {broken}
+async def failing(*args):
+    calls.append(args)
+    if len(calls) == 2:
+        raise OSError("no space left")
+    return await real(*args)
+{broken} = failing
+""")
+    server, kernel_id, channel = started(fake_home, start)
+    events = Events(server)
+    answer = server.request("POST", f"/api/ckpt/kernels/{kernel_id}/fork", {"n": 3})
+    assert (answer.status_code, answer.json()["error"]["id"]) == (500, "launch-failed")
+    assert "no space left" in answer.json()["message"]
+    assert "1 of 3" in answer.json()["error"]["hint"]
+    assert "no space left" in events.last("fork", "failed")["error"]["message"]
+    shown = {one["id"] for one in server.ok("GET", "/api/kernels")}
+    assert len(shown) == 2
+    assert living_kernels(fake_home) == shown
+    assert sorted(path.name for path in fake_home.notebooks.glob("*.ipynb")) == [
+        "a-fork.ipynb", "a.ipynb"]
+    assert channel.run("print(2)") == "2"
+
+
+def test_fork_whose_session_cannot_be_made_is_not_started_afresh(
+    fake_home: Home, start: StartServer
+) -> None:
+    fake_home.configure(server_fakes.CONFIGURATION + """
+from jupyter_server.services.sessions.sessionmanager import SessionManager
+real = SessionManager.create_session
+async def failing(self, path=None, **more):
+    if "fork" in path:
+        raise OSError("no session")
+    return await real(self, path=path, **more)
+SessionManager.create_session = failing
+""")
+    server, kernel_id, _ = started(fake_home, start)
+    answer = server.request("POST", f"/api/ckpt/kernels/{kernel_id}/fork", {})
+    assert answer.status_code == 500
+    assert [one["id"] for one in server.ok("GET", "/api/kernels")] == [kernel_id]
+    assert living_kernels(fake_home) == {kernel_id}
+    assert not (fake_home.notebooks / "a-fork.ipynb").exists()

@@ -325,5 +325,7 @@ async def open_kernel(
             kernel_name=record.kernel_name, kernel_id=record.kernel_id))
         return model
     except BaseException:
+        if record.kernel_id in kernel_manager:  # or its restarter would start a fresh one
+            await ensure_async(kernel_manager.shutdown_kernel(record.kernel_id, now=True))
         await backend.run(backend.stop, record)
         raise
