@@ -17,6 +17,7 @@ from ..errors import (
     SignatureInvalid,
     UsageError,
 )
+from ..protocol import MAX_WAIT_S, checked_wait_s
 from .call import Call, verb
 from .copies import NotebookCopy, bring_back
 from .owners import owner_of, server_for
@@ -47,8 +48,9 @@ _SERVER_TIMEOUT_S = 1800.0
 @click.option("--trust-foreign-signature", "trust", is_flag=True,
               help="Restore a checkpoint that somebody else signed. Its code then runs with all "
                    "your rights: only for one that you were given by somebody you trust.")
-@click.option("--wait", "wait_s", type=click.FloatRange(min=0), metavar="S",
-              help="Seconds to wait for what passes by itself, as ports still in use.")
+@click.option("--wait", "wait_s", type=float, metavar="S",
+              help="Seconds to wait for what passes by itself, as ports still in use (at most "
+                   f"{MAX_WAIT_S}).")
 def restore(call: Call, checkpoint: str, in_place: bool, new: bool, files: str, no_server: bool,
             trust: bool, wait_s: float | None) -> None:
     """Bring a session back as it was.
@@ -60,6 +62,7 @@ def restore(call: Call, checkpoint: str, in_place: bool, new: bool, files: str, 
     Goes through the Jupyter server that owns the notebook, if one runs.
     Prints the kernel id and the connection file.
     """
+    checked_wait_s(wait_s)
     if in_place and new:
         raise UsageError("--in-place and --new exclude each other.")
     manifest = _trusted(call, checkpoint) if trust else call.store.resolve(checkpoint)
