@@ -24,6 +24,7 @@ _ID = re.compile(r"[0-9a-f]{12,64}")
 _PREFIX = re.compile(r"[0-9a-f]{4,64}")
 _CONTENT = re.compile(r"[0-9a-f]{64}")
 MAX_NAME_CHARS = 100
+MAX_NOTE_CHARS = 10_000
 
 
 def new_id() -> str:
@@ -60,6 +61,14 @@ def checked_name(name: str) -> str:
         raise UsageError(f"The name {quoted(name)} starts with '-' or holds '/' or control "
                          "characters.")
     return name
+
+
+def checked_note(note: str | None) -> str | None:
+    """Return `note`; raise `UsageError` when it is longer than a note can be."""
+    if note is not None and len(note) > MAX_NOTE_CHARS:
+        raise UsageError(f"A note has at most {MAX_NOTE_CHARS} characters, not {len(note)}.",
+                         "Keep long texts in a file and name it in the note.")
+    return note
 
 
 def checked_reference(text: str) -> str:

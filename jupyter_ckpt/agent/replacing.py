@@ -12,7 +12,7 @@ from ..errors import AgentUnreachable, CheckpointError, KernelNotFound, RestoreF
 from ..faults import point
 from ..manifest import Manifest, new_id
 from ..procfs import descendants
-from ..protocol import Job
+from ..protocol import Job, checked_wait_s
 from ..record import Record
 from ..store import Store
 from .activity import Mark
@@ -33,6 +33,7 @@ def restore(agent: Agent, request: dict[str, Any], job: Job) -> dict[str, Any]:
 
     A running kernel is saved first, and comes back when the restore fails.
     """
+    checked_wait_s(request.get("wait_s"))
     # Of a checkpoint or of the kernel that is replaced, never of who asks.
     request = {name: value for name, value in request.items() if name != "schedule"}
     if agent.kernel is not None:

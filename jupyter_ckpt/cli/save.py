@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import AgentUnreachable, CheckpointError, JobNotFound, KernelNotFound
-from ..manifest import checked_name
+from ..manifest import checked_name, checked_note
 from .call import Call, verb
 from .places import spelled
 from .units import size, span
@@ -34,6 +34,7 @@ def save(call: Call, kernel: str | None, name: str | None, note: str | None, pin
         # Looked at here too: a mistake in the name must not cost a long save.
         name = checked_name(name)
         _check_free(call, name)
+    checked_note(note)
     record = call.kernels.find_kernel(call.locations, kernel)
     request_id = uuid.uuid4().hex
     try:
