@@ -27,6 +27,7 @@ from .errors import (
     ModeUnavailable,
     NotOurKernel,
     RestoreFailed,
+    RestoreRefused,
     StoreUnusable,
     UsageError,
 )
@@ -227,6 +228,8 @@ def restore(
     record = _living(locations, kernel_id)
     if record is not None and not in_place:
         raise UsageError(f"Kernel {kernel_id} is running.", "Restore in place, or as a new kernel.")
+    if record is not None:
+        check_same_kernel(manifest, record.kernel_name)
     if shared is None:
         shared = any(r.kernel_id == manifest.kernel.get("id") for r in living_records(locations)
                      if r.kernel_id != kernel_id)
@@ -250,6 +253,19 @@ def restore(
         if record is None:
             _dismiss(AgentClient(locations.folder(kernel_id)))
         raise
+
+
+def check_same_kernel(manifest: Manifest, present: str) -> None:
+    """Raise `RestoreRefused` when a checkpoint is not of the kernelspec `present`.
+
+    What shows the kernel would go on taking it for one of that kernelspec.
+    """
+    saved = manifest.kernel.get("name")
+    if saved and present and saved != present:
+        raise RestoreRefused(
+            f"Checkpoint {manifest.id} is of a {saved} kernel and cannot take the place of a "
+            f"{present} kernel.",
+            "Open it as a new notebook ('jupyter ckpt restore --new').")
 
 
 def _living(locations: Locations, kernel_id: str) -> Record | None:
