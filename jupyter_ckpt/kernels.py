@@ -11,13 +11,14 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .agent_place import remove_stale
 from .client import AgentClient, OnProgress, start_agent
 from .delivery import TRIES, deliver
+from .delivery import take_back as take_back
 from .errors import (
     AgentUnreachable,
     CheckpointError,
@@ -27,12 +28,11 @@ from .errors import (
     ModeUnavailable,
     NotOurKernel,
     RestoreFailed,
-    RestoreRefused,
     StoreUnusable,
     UsageError,
 )
 from .locations import Locations
-from .manifest import Manifest
+from .manifest import Manifest, check_same_kernel
 from .offers import withdraw
 from .plan import Schedule
 from .procfs import descendants, own_umask, rss_bytes
@@ -165,6 +165,7 @@ def launch(
     env: Mapping[str, str], cwd: str, connection_file: str, language: str,
     notebook: str | None = None, session: dict[str, Any] | None = None,
     owner: dict[str, Any] | None = None, schedule: Schedule | None = None,
+    request_id: str | None = None,
 ) -> Record:
     """Start a kernel in a box with an agent; return its record.
 
@@ -177,7 +178,7 @@ def launch(
             "schedule": schedule.to_dict() if schedule else None}
     try:
         return Record.from_dict(deliver(
-            lambda: start_agent(locations, kernel_id), "launches", body))
+            lambda: start_agent(locations, kernel_id), "launches", body, request_id=request_id))
     except CheckpointError:
         _dismiss(AgentClient(locations.folder(kernel_id)))
         raise
@@ -255,19 +256,6 @@ def restore(
         raise
 
 
-def check_same_kernel(manifest: Manifest, present: str) -> None:
-    """Raise `RestoreRefused` when a checkpoint is not of the kernelspec `present`.
-
-    What shows the kernel would go on taking it for one of that kernelspec.
-    """
-    saved = manifest.kernel.get("name")
-    if saved and present and saved != present:
-        raise RestoreRefused(
-            f"Checkpoint {manifest.id} is of a {saved} kernel and cannot take the place of a "
-            f"{present} kernel.",
-            "Open it as a new notebook ('jupyter ckpt restore --new').")
-
-
 def _living(locations: Locations, kernel_id: str) -> Record | None:
     try:
         record = read_record(locations.folder(kernel_id))
@@ -296,32 +284,52 @@ def _dismiss(agent: AgentClient) -> None:
 
 
 def fork(
-    locations: Locations, record: Record, n: int = 1, on_progress: OnProgress | None = None
+    locations: Locations, record: Record, n: int = 1, on_progress: OnProgress | None = None,
+    on_request: Callable[[str, str, str], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Make `n` independent copies of a running kernel.
 
-    Returns [{kernel_id, connection_file, warnings}]. When one copy fails the
-    ones made before it are stopped again.
+    Returns [{kernel_id, connection_file, warnings}]. When one copy fails, or
+    the caller is interrupted, the ones made before it are stopped again.
+    `on_request` hears of each request before it is made: kernel id, kind, id.
     """
     if n < 1:
         raise UsageError("The number of copies is at least 1.")
     if record.mode == "caps":
         raise ModeUnavailable("A kernel cannot be forked in caps mode: copies need the same pids.",
                               "Root or rootless mode can: see 'jupyter ckpt doctor'.")
+
+    def announced(kernel_id: str, kind: str) -> str:
+        request_id = uuid.uuid4().hex
+        if on_request is not None:
+            on_request(kernel_id, kind, request_id)
+        return request_id
+
     manifest = save(locations, record, trigger="api", note="for fork", purpose="fork",
-                    on_progress=on_progress)
+                    on_progress=on_progress,
+                    request_id=announced(record.kernel_id, "checkpoints"))
     copies: list[dict[str, Any]] = []
     try:
         for _ in range(n):
-            done = restore(locations, manifest, kernel_id=new_kernel_id(), shared=True,
-                           notebook=record.notebook, on_progress=on_progress)
+            kernel_id = new_kernel_id()
+            done = restore(locations, manifest, kernel_id=kernel_id, shared=True,
+                           notebook=record.notebook, on_progress=on_progress,
+                           request_id=announced(kernel_id, "restores"))
             copies.append({name: done[name] for name in
                            ("kernel_id", "connection_file", "warnings")})
-    except CheckpointError:
+    except BaseException:
         for copy in copies:
-            stop(locations, read_record(locations.folder(copy["kernel_id"])))
+            _stop_unseen(locations, copy["kernel_id"])
         raise
     return copies
+
+
+def _stop_unseen(locations: Locations, kernel_id: str) -> None:
+    """End a kernel that nobody was told of; one that does not end keeps none of the others."""
+    try:
+        stop(locations, read_record(locations.folder(kernel_id)))
+    except CheckpointError as error:
+        log.error("Kernel %s runs on: %s", kernel_id, error.message)
 
 
 def stop(locations: Locations, record: Record) -> None:

@@ -14,7 +14,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from .errors import FormatTooNew, MalformedId, ManifestCorrupt, UsageError, quoted
+from .errors import (
+    FormatTooNew,
+    MalformedId,
+    ManifestCorrupt,
+    RestoreRefused,
+    UsageError,
+    quoted,
+)
 from .shapes import misfit
 
 PLAIN_FORMAT, ENCRYPTED_FORMAT = 1, 2
@@ -142,6 +149,19 @@ class Manifest:
             raise ManifestCorrupt(f"Manifest field {place!r} has the wrong type.")
         if not is_id(self.id) or not _CONTENT.fullmatch(self.content):
             raise ManifestCorrupt("The manifest's id or content hash is malformed.")
+
+
+def check_same_kernel(manifest: Manifest, present: str) -> None:
+    """Raise `RestoreRefused` when a checkpoint is not of the kernelspec `present`.
+
+    What shows the kernel would go on taking it for one of that kernelspec.
+    """
+    saved = manifest.kernel.get("name")
+    if saved and present and saved != present:
+        raise RestoreRefused(
+            f"Checkpoint {manifest.id} is of a {saved} kernel and cannot take the place of a "
+            f"{present} kernel.",
+            "Open it as a new notebook ('jupyter ckpt restore --new').")
 
 
 _SHAPE = {

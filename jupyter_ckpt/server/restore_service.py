@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jupyter_core.utils import ensure_async
 from tornado.web import HTTPError
 
 from ..errors import (
@@ -22,16 +21,15 @@ from ..errors import (
     quoted,
 )
 from ..faults import point
-from ..kernels import check_same_kernel
-from ..manifest import Manifest
+from ..manifest import Manifest, check_same_kernel
 from ..procfs import ProcessId
 from ..protocol import Job, checked_kernel_id, checked_wait_s
 from ..record import Record
-from .adoption import show_kernel, tell_state
 from .backend import Backend
 from .documents import Documents, empty_notebook, leads_out, saved_document
 from .events import Act, EventStream
 from .lookup import recorded_form, session_of_kernel, session_of_path
+from .opening import open_kernel
 from .swap import KernelSwap
 
 MODES = ("in-place", "new")
@@ -321,32 +319,3 @@ class RestoreService:
             return None
         path: Path | None = self._documents.os_path(session["path"])
         return str(path) if path else None
-
-
-async def open_kernel(
-    kernel_manager: Any,
-    session_manager: Any,
-    record: Record,
-    path: str | None,
-    running: dict[str, Any] | None,
-    backend: Backend,
-) -> dict[str, Any] | None:
-    """Show a living kernel in Jupyter and give it a session on `path`, if any.
-
-    When Jupyter cannot show it the kernel is ended again: nobody would know it.
-    """
-    try:
-        await show_kernel(kernel_manager, record)
-        await tell_state(kernel_manager.get_kernel(record.kernel_id), running)
-        if path is None:
-            await backend.run(backend.note_session, record, None, None)
-            return None
-        model: dict[str, Any] = await ensure_async(session_manager.create_session(
-            path=path, name=posixpath.basename(path), type="notebook",
-            kernel_name=record.kernel_name, kernel_id=record.kernel_id))
-        return model
-    except BaseException:
-        if record.kernel_id in kernel_manager:  # or its restarter would start a fresh one
-            await ensure_async(kernel_manager.shutdown_kernel(record.kernel_id, now=True))
-        await backend.run(backend.stop, record)
-        raise
