@@ -13,7 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from .client import AgentClient, OnProgress
-from .errors import AgentUnreachable, JobNotFound
+from .errors import AgentUnreachable, JobNotFound, NotFound, UsageError
+from .locations import Locations
+from .protocol import SOCKET_NAME
 
 log = logging.getLogger(__name__)
 TRIES = 5
@@ -45,4 +47,22 @@ def deliver(
     raise AssertionError("unreachable")
 
 
-__all__ = ["TRIES", "deliver"]
+def take_back(locations: Locations, kernel_id: str, kind: str, request_id: str) -> bool:
+    """Cancel a request that its agent has not begun; tell whether it goes on, or is done.
+
+    Starts no agent. Raises `AgentUnreachable` when nobody can tell.
+    """
+    folder = locations.folder(kernel_id)
+    try:
+        return AgentClient(folder).cancel(kind, request_id).result is not None
+    except NotFound:
+        return False  # it was not asked for yet
+    except UsageError:
+        return True
+    except AgentUnreachable:
+        if not (folder / SOCKET_NAME).exists():
+            return False  # there was no agent to ask yet
+        raise
+
+
+__all__ = ["TRIES", "deliver", "take_back"]

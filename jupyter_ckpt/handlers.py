@@ -19,7 +19,7 @@ from jupyter_server.base.handlers import APIHandler
 from tornado import web
 
 from .errors import CheckpointError, IntegrityError, NotFound, UsageError, quoted
-from .manifest import Manifest, checked_name, checked_reference
+from .manifest import Manifest, checked_name, checked_note, checked_reference
 from .plan import read_changes
 from .server.backend import Backend
 from .server.documents import Documents, saved_document
@@ -135,6 +135,7 @@ class KernelSaveHandler(CheckpointHandler):
         """Start a save: 202 with its job."""
         asked = self.body(name=(str, type(None)), note=(str, type(None)),
                           pin=(bool,), request_id=(str,))
+        checked_note(asked.get("note"))
         entry = await self.services.saves.start(kernel_id, **asked)
         self.set_status(202)
         self.answer(entry.to_dict())
@@ -240,6 +241,7 @@ class OneCheckpointHandler(CheckpointHandler):
         asked = self.body(name=(str, type(None)), note=(str, type(None)), pinned=(bool,))
         if asked.get("name") is not None:
             asked["name"] = checked_name(asked["name"])
+        checked_note(asked.get("note"))
         backend = self.services.backend
         manifest = await self.manifest(reference)
         changed = await backend.run(lambda: backend.store().update(manifest.id, **asked))

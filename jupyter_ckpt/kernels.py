@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .agent_place import remove_stale
 from .client import AgentClient, OnProgress, start_agent
 from .delivery import TRIES, deliver
+from .delivery import take_back as take_back
 from .errors import (
     AgentUnreachable,
     CheckpointError,
@@ -28,7 +29,7 @@ from .errors import (
 )
 from .kernel_lookup import find_kernel
 from .locations import Locations
-from .manifest import Manifest
+from .manifest import Manifest, check_same_kernel
 from .offers import withdraw
 from .plan import Schedule
 from .procfs import descendants, own_umask, rss_bytes
@@ -38,6 +39,7 @@ from .store import Store
 __all__ = [
     "find_kernel", "finish_unfinished", "fork", "launch", "list_kernels", "live_agent",
     "living_records", "new_kernel_id", "notebook_path", "restore", "save", "schedule", "stop",
+    "take_back",
 ]
 log = logging.getLogger(__name__)
 
@@ -123,6 +125,7 @@ def launch(
     env: Mapping[str, str], cwd: str, connection_file: str, language: str,
     notebook: str | None = None, session: dict[str, Any] | None = None,
     owner: dict[str, Any] | None = None, schedule: Schedule | None = None,
+    request_id: str | None = None,
 ) -> Record:
     """Start a kernel in a box with an agent; return its record.
 
@@ -135,7 +138,7 @@ def launch(
             "schedule": schedule.to_dict() if schedule else None}
     try:
         return Record.from_dict(deliver(
-            lambda: start_agent(locations, kernel_id), "launches", body))
+            lambda: start_agent(locations, kernel_id), "launches", body, request_id=request_id))
     except CheckpointError:
         _dismiss(AgentClient(locations.folder(kernel_id)))
         raise
@@ -186,6 +189,8 @@ def restore(
     record = _living(locations, kernel_id)
     if record is not None and not in_place:
         raise UsageError(f"Kernel {kernel_id} is running.", "Restore in place, or as a new kernel.")
+    if record is not None:
+        check_same_kernel(manifest, record.kernel_name)
     if shared is None:
         shared = any(r.kernel_id == manifest.kernel.get("id") for r in living_records(locations)
                      if r.kernel_id != kernel_id)
@@ -239,33 +244,53 @@ def _dismiss(agent: AgentClient) -> None:
 
 
 def fork(
-    locations: Locations, record: Record, n: int = 1, on_progress: OnProgress | None = None
+    locations: Locations, record: Record, n: int = 1, on_progress: OnProgress | None = None,
+    on_request: Callable[[str, str, str], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Make `n` independent copies of a running kernel.
 
     Returns [{kernel_id, connection_file, warnings}]. The notebook stays the
-    original's: a copy has none until somebody gives it one. When one copy fails
-    the ones made before it are stopped again.
+    original's: a copy has none until somebody gives it one. When one copy fails,
+    or the caller is interrupted, the ones made before it are stopped again.
+    `on_request` hears of each request before it is made: kernel id, kind, id.
     """
     if n < 1:
         raise UsageError("The number of copies is at least 1.")
     if record.mode == "caps":
         raise ModeUnavailable("A kernel cannot be forked in caps mode: copies need the same pids.",
                               "Root or rootless mode can: see 'jupyter ckpt doctor'.")
+
+    def announced(kernel_id: str, kind: str) -> str:
+        request_id = uuid.uuid4().hex
+        if on_request is not None:
+            on_request(kernel_id, kind, request_id)
+        return request_id
+
     manifest = save(locations, record, trigger="api", note="for fork", purpose="fork",
-                    on_progress=on_progress)
+                    on_progress=on_progress,
+                    request_id=announced(record.kernel_id, "checkpoints"))
     copies: list[dict[str, Any]] = []
     try:
         for _ in range(n):
-            done = restore(locations, manifest, kernel_id=new_kernel_id(), shared=True,
-                           on_progress=on_progress)
+            kernel_id = new_kernel_id()
+            done = restore(locations, manifest, kernel_id=kernel_id, shared=True,
+                           on_progress=on_progress,
+                           request_id=announced(kernel_id, "restores"))
             copies.append({name: done[name] for name in
                            ("kernel_id", "connection_file", "warnings")})
-    except CheckpointError:
+    except BaseException:
         for copy in copies:
-            stop(locations, read_record(locations.folder(copy["kernel_id"])))
+            _stop_unseen(locations, copy["kernel_id"])
         raise
     return copies
+
+
+def _stop_unseen(locations: Locations, kernel_id: str) -> None:
+    """End a kernel that nobody was told of; one that does not end keeps none of the others."""
+    try:
+        stop(locations, read_record(locations.folder(kernel_id)))
+    except CheckpointError as error:
+        log.error("Kernel %s runs on: %s", kernel_id, error.message)
 
 
 def stop(locations: Locations, record: Record) -> None:

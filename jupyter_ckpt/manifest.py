@@ -15,7 +15,14 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from .errors import FormatTooNew, MalformedId, ManifestCorrupt, UsageError, quoted
+from .errors import (
+    FormatTooNew,
+    MalformedId,
+    ManifestCorrupt,
+    RestoreRefused,
+    UsageError,
+    quoted,
+)
 from .shapes import misfit
 
 PLAIN_FORMAT, ENCRYPTED_FORMAT = 1, 2
@@ -25,6 +32,7 @@ _ID = re.compile(r"[0-9a-f]{12,64}")
 _PREFIX = re.compile(r"[0-9a-f]{4,64}")
 _CONTENT = re.compile(r"[0-9a-f]{64}")
 MAX_NAME_CHARS = 100
+MAX_NOTE_CHARS = 10_000
 PRESSURE = "pressure"
 """The purpose of what was saved because memory ran short; older versions called it a trigger."""
 
@@ -87,6 +95,14 @@ def checked_name(name: str) -> str:
         raise UsageError(f"The name {quoted(name)} starts with '-' or holds '/' or control "
                          "characters.")
     return name
+
+
+def checked_note(note: str | None) -> str | None:
+    """Return `note`; raise `UsageError` when it is longer than a note can be."""
+    if note is not None and len(note) > MAX_NOTE_CHARS:
+        raise UsageError(f"A note has at most {MAX_NOTE_CHARS} characters, not {len(note)}.",
+                         "Keep long texts in a file and name it in the note.")
+    return note
 
 
 def checked_reference(text: str) -> str:
@@ -168,6 +184,19 @@ class Manifest:
             raise ManifestCorrupt(f"Manifest field {place!r} has the wrong type.")
         if not is_id(self.id) or not _CONTENT.fullmatch(self.content):
             raise ManifestCorrupt("The manifest's id or content hash is malformed.")
+
+
+def check_same_kernel(manifest: Manifest, present: str) -> None:
+    """Raise `RestoreRefused` when a checkpoint is not of the kernelspec `present`.
+
+    What shows the kernel would go on taking it for one of that kernelspec.
+    """
+    saved = manifest.kernel.get("name")
+    if saved and present and saved != present:
+        raise RestoreRefused(
+            f"Checkpoint {manifest.id} is of a {saved} kernel and cannot take the place of a "
+            f"{present} kernel.",
+            "Open it as a new notebook ('jupyter ckpt restore --new').")
 
 
 _SHAPE = {

@@ -29,7 +29,14 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import Cancelled, CheckpointError, ProtocolError, from_dict, quoted
+from .errors import (
+    Cancelled,
+    CheckpointError,
+    ProtocolError,
+    UsageError,
+    from_dict,
+    quoted,
+)
 from .shapes import misfit
 
 log = logging.getLogger(__name__)
@@ -37,6 +44,8 @@ API_VERSION = 1
 MAX_BODY_BYTES = 64 << 20
 MAX_HEADER_BYTES = 64 << 10
 REQUEST_TIMEOUT_S = 30.0
+MAX_WAIT_S = 3600
+"""The longest that a restore can be told to wait for ports and the like."""
 
 SOCKET_NAME = "agent.sock"
 KERNEL_SOCKET_NAME = "kernel.sock"
@@ -71,6 +80,19 @@ def checked_kernel_id(text: object) -> str:
     if not isinstance(text, str) or not is_kernel_id(text):
         raise ProtocolError(f"{quoted(text)} is not a kernel id.")
     return text
+
+
+def checked_wait_s(value: Any) -> float | None:
+    """Return how many seconds a restore waits for what passes by itself; None: as usual.
+
+    Raises `UsageError` for anything but None and a number from 0 to `MAX_WAIT_S`.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (
+            0 <= value <= MAX_WAIT_S):  # not so for NaN either
+        raise UsageError(f"How long to wait is a number of seconds from 0 to {MAX_WAIT_S}.")
+    return float(value)
 
 
 def checkpoint_id(kernel_id: str, request_id: str) -> str:

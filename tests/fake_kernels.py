@@ -61,6 +61,10 @@ class FakeKernels:
     """Raised by the next act."""
     cancelled: list[str] = field(default_factory=list)
     cancel_failure: CheckpointError | None = None
+    goes_on: bool = False
+    """What has become of a request that is taken back."""
+    taken_back: list[tuple[str, str, str]] = field(default_factory=list)
+    requested: tuple[str, str, str] | None = None
     last_automatic: dict[str, Any] | None = None
 
     def add(self, kernel_id: str = KERNEL_ID, **changes: Any) -> Record:
@@ -88,7 +92,7 @@ class FakeKernels:
 
     def launch(self, loc: Locations, *, kernel_id: str, kernel_name: str, cmd: Sequence[str],
                env: dict[str, str], cwd: str, connection_file: str, language: str,
-               notebook: str | None = None) -> Record:
+               notebook: str | None = None, request_id: str | None = None) -> Record:
         self._act("launch", cmd=list(cmd), env=env, cwd=cwd, language=language,
                   connection=json.loads(Path(connection_file).read_text()))
         return self.add(kernel_id, kernel_name=kernel_name, connection_file=connection_file,
@@ -113,16 +117,27 @@ class FakeKernels:
             raise self.cancel_failure
         return Job(id=request_id, kind=kind, state="failed")
 
+    def take_back(self, loc: Locations, kernel_id: str, kind: str, request_id: str) -> bool:
+        self.taken_back.append((kernel_id, kind, request_id))
+        if self.cancel_failure is not None:
+            raise self.cancel_failure
+        return self.goes_on
+
     def restore(self, loc: Locations, manifest: Manifest, *, kernel_id: str, in_place: bool,
                 files: str = "put-back", notebook: str | None = None, wait_s: float | None = None,
-                on_progress: Callable[[Job], None] | None = None) -> dict[str, Any]:
+                on_progress: Callable[[Job], None] | None = None,
+                request_id: str | None = None) -> dict[str, Any]:
+        self.requested = (kernel_id, "restores", str(request_id))
         self._act("restore", id=manifest.id, kernel_id=kernel_id, in_place=in_place, files=files,
                   notebook=notebook, wait_s=wait_s)
         return {"kernel_id": kernel_id, "connection_file": f"/run/kernel-{kernel_id}.json",
                 "pid": 12, "notebook": notebook, "epoch": 2, "warnings": ["Ports were taken."]}
 
     def fork(self, loc: Locations, record: Record, n: int,
-             on_progress: Callable[[Job], None] | None = None) -> list[dict[str, Any]]:
+             on_progress: Callable[[Job], None] | None = None,
+             on_request: Callable[[str, str, str], None] | None = None) -> list[dict[str, Any]]:
+        if on_request is not None:
+            on_request("copy-0", "restores", "request-of-copy-0")
         self._act("fork", kernel_id=record.kernel_id, n=n)
         return [{"kernel_id": f"copy-{i}", "connection_file": f"/run/kernel-copy-{i}.json",
                  "pid": i} for i in range(n)]

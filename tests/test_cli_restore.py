@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import threading
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from fake_kernels import KERNEL_ID, Shell, a_manifest, stored
 
+from jupyter_ckpt.cli import servers
 from jupyter_ckpt.errors import RestoreFailed
 from jupyter_ckpt.procfs import ProcessId
 
@@ -53,6 +61,28 @@ class ServerStandIn:
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_port}/lab/"
         threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
+
+    def speak_tls(self, folder: Path) -> None:
+        """Answer over TLS from now on, with a certificate that nobody vouches for."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "nobody")])
+        now = datetime.now(timezone.utc)
+        certificate = x509.CertificateBuilder(
+            name, name, key.public_key(), x509.random_serial_number(), now,
+            now + timedelta(days=1)).sign(key, hashes.SHA256())
+        file = folder / "server.pem"
+        file.write_bytes(certificate.public_bytes(Encoding.PEM) + key.private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(file)
+        # The handshake belongs to a connection's thread, or one client could block all.
+        self.http.socket = context.wrap_socket(
+            self.http.socket, server_side=True, do_handshake_on_connect=False)
+        self.url = self.url.replace("http:", "https:")
+
+    def call_itself(self, host: str) -> None:
+        """Announce another host in the address than the one that is listened on."""
+        self.url = self.url.replace("127.0.0.1", host)
 
     def announce(self, runtime_dir: Path, name: str = "1") -> None:
         """Write the file by which Jupyter's own commands find a server."""
@@ -170,6 +200,13 @@ def test_restore_for_people_prints_kernel_and_connection_file(shell: Shell) -> N
     assert "--existing" in ran.err
 
 
+@pytest.mark.parametrize("wait", ["-1", "nan", "inf", "3601"])
+def test_senseless_wait_is_refused_before_anything_is_touched(shell: Shell, wait: str) -> None:
+    manifest = saved(shell)
+    assert shell.run("restore", manifest.id, "--wait", wait).code == 2
+    assert shell.kernels.calls == []
+
+
 # -- through a server ------------------------------------------------------------------
 def restores(server: ServerStandIn, checkpoint_id: str, status: int = 200,
              data: Any = None) -> None:
@@ -192,6 +229,39 @@ def test_restore_goes_through_the_server_of_the_notebook(
                         "server_url": server.url, "notebook": "job.ipynb", "warnings": []}
     ((_, body),) = server.posted()
     assert body == {"mode": mode, "files": "put-back"}
+    assert shell.kernels.calls == []
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
+def test_certificate_of_a_server_on_this_machine_needs_nobody_to_vouch_for_it(
+        shell: Shell, server: ServerStandIn, tmp_path, host) -> None:
+    server.speak_tls(tmp_path)
+    server.call_itself(host)
+    server.announce(shell.locations.connection_dir)
+    manifest = saved(shell)
+    restores(server, manifest.id)
+    document = shell.run("restore", manifest.id, "--json").document
+    assert document["server_url"] == server.url
+
+
+@pytest.mark.parametrize(("host", "here"), [
+    ("127.0.0.1", True), ("127.0.0.2", True), ("192.0.2.1", False),
+    ("no-such-host.invalid", False)])
+def test_only_addresses_of_this_machine_are_here(host: str, here: bool) -> None:
+    assert servers._is_here(host) is here
+
+
+def test_certificate_that_nobody_vouches_for_is_named(
+        shell: Shell, server: ServerStandIn, tmp_path, monkeypatch) -> None:
+    """The server is somewhere else, as far as anybody can tell."""
+    monkeypatch.setattr(servers, "_LOOPBACK", ())
+    monkeypatch.setattr(servers, "_is_here", lambda host: False)
+    server.speak_tls(tmp_path)
+    server.announce(shell.locations.connection_dir)
+    ran = shell.run("restore", saved(shell).id, "--json")
+    assert (ran.code, ran.error["id"]) == (4, "not-possible-here")
+    assert "CERTIFICATE_VERIFY_FAILED" in ran.error["message"]
+    assert "SSL_CERT_FILE" in ran.error["hint"]
     assert shell.kernels.calls == []
 
 

@@ -55,3 +55,7 @@ def test_below_follows_links_and_knows_siblings(tmp_path) -> None:
     assert is_below(str(tmp_path / "link" / "n.ipynb"), str(tmp_path / "root"))
     assert not is_below(str(tmp_path / "rooted" / "n.ipynb"), str(tmp_path / "root"))
     assert is_below("/anything", "/")
+    (tmp_path / "root" / "out").symlink_to(tmp_path / "elsewhere")
+    assert is_below(str(tmp_path / "root" / "out" / "n.ipynb"), str(tmp_path / "root"))
+    assert is_below(str(tmp_path / "link" / "out" / "n.ipynb"), str(tmp_path / "link"))
+    assert not is_below(f"{tmp_path}/root/out/../n.ipynb", str(tmp_path / "root"))

@@ -101,7 +101,7 @@ def test_wait_that_is_asked_for_is_kept_also_none(asked: object, seconds: float)
 
 @pytest.mark.parametrize("asked", [-1, float("nan"), float("inf"), "5", []])
 def test_wait_that_is_no_time_is_refused(asked: object) -> None:
-    with pytest.raises(UsageError, match="wait_s"):
+    with pytest.raises(UsageError, match="How long to wait"):
         checked_wait(asked)
 
 

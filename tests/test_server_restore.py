@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import uuid
 from typing import Any
 
 import pytest
+import server_fakes
 from jupyter_harness import Channel, Events, Home, Server, StartServer, wait_until
+
+from jupyter_ckpt.procfs import ProcessId
 
 pytest_plugins = ["jupyter_fixtures"]
 
@@ -298,6 +302,43 @@ def test_kernel_of_another_living_server_is_not_taken(fake_home: Home, start: St
     assert channel.run("print(2)") == "2"
 
 
+WITHOUT_DOCUMENTS = server_fakes.CONFIGURATION + """
+import jupyter_ckpt.store.transaction as transaction
+transaction.Transaction.add_bytes = lambda self, name, data: None
+"""
+"""The stand-in, whose checkpoints hold no notebook document."""
+
+
+@pytest.fixture
+def renamed(fake_home: Home) -> Home:
+    """A user who has another kernelspec, too."""
+    spec = fake_home.folder / "data" / "kernels" / "other"
+    spec.mkdir(parents=True)
+    (spec / "kernel.json").write_text(json.dumps({
+        "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "display_name": "Other", "language": "python"}))
+    return fake_home
+
+
+def test_checkpoint_does_not_take_the_place_of_a_kernel_of_another_kernelspec(
+    renamed: Home, start: StartServer
+) -> None:
+    server, kernel_id, _ = started(renamed, start)
+    saved = server.save(kernel_id)["result"]
+    session = server.ok("GET", "/api/sessions")[0]
+    switched = server.ok("PATCH", f"/api/sessions/{session['id']}", {"kernel": {"name": "other"}})
+    other = switched["kernel"]["id"]
+    channel = server.connect(other)
+    channel.run("x = 'other'")
+    for more in ({}, {"kernel_id": other}):
+        answer = server.request("POST", f"/api/ckpt/checkpoints/{saved['id']}/restore",
+                                {"mode": "in-place", **more})
+        assert (answer.status_code, answer.json()["error"]["id"]) == (409, "restore-refused")
+        assert "new notebook" in answer.json()["error"]["hint"]
+    assert channel.run("print(x)") == "other"
+    assert restore(server, saved["id"], "new")["notebook"] == "a-restored.ipynb"
+
+
 # -- as a new notebook, forks ---------------------------------------------------------------
 def test_restore_as_new_notebook_leaves_the_original_alone(home: Home, start: StartServer) -> None:
     server, kernel_id, channel = started(home, start)
@@ -337,7 +378,50 @@ def test_restore_as_new_copies_to_the_root_when_the_notebooks_folder_is_gone(
     assert restore(server, saved["id"], "new")["notebook"] == "a-restored.ipynb"
 
 
-@pytest.mark.parametrize("path", ["no/such/folder/b.ipynb", "../b.ipynb", "x/../../b.ipynb"])
+@pytest.mark.parametrize("there", [True, False])
+def test_restore_as_new_without_a_saved_document_makes_a_notebook_all_the_same(
+    fake_home: Home, start: StartServer, there: bool
+) -> None:
+    fake_home.configure(WITHOUT_DOCUMENTS)
+    server, kernel_id, _ = started(fake_home, start)
+    saved = server.save(kernel_id)["result"]
+    if not there:
+        (fake_home.notebooks / "a.ipynb").unlink()
+    answer = restore(server, saved["id"], "new", path="RTC:a.ipynb")
+    assert answer["session"]["path"] == answer["notebook"] == "a-restored.ipynb"
+    assert ("as it is now" if there else "empty") in answer["warnings"][0]
+    document = json.loads((fake_home.notebooks / "a-restored.ipynb").read_text())
+    assert len(document["cells"]) == there
+    assert document["metadata"]["kernelspec"]["name"] == "python3"
+
+
+def test_notebook_in_a_linked_folder_is_one_of_the_servers(
+    fake_home: Home, start: StartServer
+) -> None:
+    elsewhere = fake_home.folder / "elsewhere"
+    elsewhere.mkdir()
+    (fake_home.notebooks / "link").symlink_to(elsewhere)
+    server, kernel_id, _ = started(fake_home, start, "link/a.ipynb")
+    saved = server.save(kernel_id)["result"]
+    session = server.ok("GET", "/api/sessions")[0]
+    assert server.request("DELETE", f"/api/sessions/{session['id']}").status_code == 204
+    assert restore(server, saved["id"], "new")["notebook"] == "link/a-restored.ipynb"
+    assert restore(server, saved["id"], "in-place")["notebook"] == "link/a.ipynb"
+
+
+def test_session_whose_path_leads_out_of_the_root_names_no_file(
+    fake_home: Home, start: StartServer
+) -> None:
+    server = start(fake_home)
+    kernel_id = server.open_session("RTC:../a.ipynb")["kernel"]["id"]
+    record = fake_home.record(kernel_id)
+    assert record is not None
+    assert record["notebook"] is None
+    assert server.save(kernel_id)["state"] == "done"
+
+
+@pytest.mark.parametrize("path", [
+    "no/such/folder/b.ipynb", "../b.ipynb", "x/../../b.ipynb", "RTC:../b.ipynb", "a\0b.ipynb"])
 def test_restore_to_a_senseless_path_is_refused(
     fake_home: Home, start: StartServer, path: str
 ) -> None:
@@ -369,3 +453,59 @@ def test_forks_are_independent_sessions(home: Home, start: StartServer) -> None:
         assert other.run("print(x)") == str(number)
     assert channel.run("print(x)") == "6"
     assert len(server.ok("GET", "/api/sessions")) == 3
+
+
+def living_kernels(home: Home) -> set[str]:
+    return {record["kernel_id"] for record in home.records()
+            if (identity := ProcessId.from_dict(record["kernel"])) and identity.is_alive()}
+
+
+@pytest.mark.parametrize("broken", ["documents.Documents.write_copy", "fork_service.open_kernel"])
+def test_fork_that_cannot_be_shown_leaves_no_kernel_and_no_copy(
+    fake_home: Home, start: StartServer, broken: str
+) -> None:
+    """The second of three cannot be: for want of space, or for a reason nobody foresaw."""
+    fake_home.configure(server_fakes.CONFIGURATION + f"""
+import jupyter_ckpt.server.documents as documents
+import jupyter_ckpt.server.fork_service as fork_service
+calls, real = [], {broken}
+async def failing(*args):
+    calls.append(args)
+    if len(calls) == 2:
+        raise OSError("no space left")
+    return await real(*args)
+{broken} = failing
+""")
+    server, kernel_id, channel = started(fake_home, start)
+    events = Events(server)
+    answer = server.request("POST", f"/api/ckpt/kernels/{kernel_id}/fork", {"n": 3})
+    assert (answer.status_code, answer.json()["error"]["id"]) == (500, "launch-failed")
+    assert "no space left" in answer.json()["message"]
+    assert "1 of 3" in answer.json()["error"]["hint"]
+    assert "no space left" in events.last("fork", "failed")["error"]["message"]
+    shown = {one["id"] for one in server.ok("GET", "/api/kernels")}
+    assert len(shown) == 2
+    assert living_kernels(fake_home) == shown
+    assert sorted(path.name for path in fake_home.notebooks.glob("*.ipynb")) == [
+        "a-fork.ipynb", "a.ipynb"]
+    assert channel.run("print(2)") == "2"
+
+
+def test_fork_whose_session_cannot_be_made_is_not_started_afresh(
+    fake_home: Home, start: StartServer
+) -> None:
+    fake_home.configure(server_fakes.CONFIGURATION + """
+from jupyter_server.services.sessions.sessionmanager import SessionManager
+real = SessionManager.create_session
+async def failing(self, path=None, **more):
+    if "fork" in path:
+        raise OSError("no session")
+    return await real(self, path=path, **more)
+SessionManager.create_session = failing
+""")
+    server, kernel_id, _ = started(fake_home, start)
+    answer = server.request("POST", f"/api/ckpt/kernels/{kernel_id}/fork", {})
+    assert answer.status_code == 500
+    assert [one["id"] for one in server.ok("GET", "/api/kernels")] == [kernel_id]
+    assert living_kernels(fake_home) == {kernel_id}
+    assert not (fake_home.notebooks / "a-fork.ipynb").exists()

@@ -99,6 +99,8 @@ c.ServerApp.authorizer_class = NoCheckpoints
     ("POST", "checkpoints/abcdef/restore", {"mode": "new", "files": "burn"}, 400, "usage"),
     ("POST", "checkpoints/abcdef/restore", {"mode": 1}, 400, "usage"),
     ("POST", "checkpoints/abcdef/restore", {"mode": "new", "x": 1}, 400, "usage"),
+    ("PATCH", "checkpoints/abcdef", {"note": "n" * 10_001}, 400, "usage"),
+    ("POST", "kernels/no-such-kernel/checkpoints", {"note": "n" * 10_001}, 400, "usage"),
     ("GET", "checkpoints/%2e%2e%2fkey", None, 400, "malformed-id"),
     ("GET", "checkpoints/a%00b", None, 400, "malformed-id"),
     ("POST", "kernels/no-such-kernel/checkpoints", {}, 404, "kernel-not-found"),
@@ -140,6 +142,15 @@ def test_bad_request_is_refused_with_one_sentence(
 def test_body_that_is_no_object_is_refused(server: Server, body: str) -> None:
     answer = server.request("POST", "/api/ckpt/checkpoints/abcdef/restore", data=body)
     assert (answer.status_code, answer.json()["error"]["id"]) == (400, "usage")
+
+
+@pytest.mark.parametrize("wait_s", ["-1", "-1e-9", "3600.1", "1e999", "NaN", "Infinity",
+                                    "1" + "0" * 400, "true", '"5"'])
+def test_senseless_wait_is_refused(server: Server, checkpoint: Manifest, wait_s: str) -> None:
+    answer = server.request("POST", f"/api/ckpt/checkpoints/{checkpoint.id}/restore",
+                            data=f'{{"mode": "new", "wait_s": {wait_s}}}')
+    assert (answer.status_code, answer.json()["error"]["id"]) == (400, "usage")
+    assert server.ok("GET", "/api/kernels") == []
 
 
 def test_checkpoint_is_read_changed_and_removed(server: Server, checkpoint: Manifest) -> None:

@@ -10,6 +10,7 @@ from store_kit import manifest, manifest_file, save
 
 from jupyter_ckpt.errors import (
     AmbiguousId,
+    CannotBeSaved,
     CheckpointNotFound,
     FormatTooNew,
     MalformedId,
@@ -18,7 +19,7 @@ from jupyter_ckpt.errors import (
     SignatureInvalid,
     UsageError,
 )
-from jupyter_ckpt.store import Store
+from jupyter_ckpt.store import Store, manifests
 from jupyter_ckpt.store.signing import canonical, sealed
 
 
@@ -222,3 +223,25 @@ def test_a_thousand_checkpoints_are_listed(store: Store) -> None:
 def test_canonical_form_does_not_depend_on_order() -> None:
     expected = b'{"a":"\\u00fc","b":1}'
     assert canonical({"b": 1, "a": "ü"}) == canonical({"a": "ü", "b": 1}) == expected
+
+
+def test_note_has_a_limit(store: Store, tmp_path: Path) -> None:
+    saved = save(store, {"a": b"x"}, tmp_path / "in", note="n" * 10_000)
+    with pytest.raises(UsageError, match="10001"):
+        store.update(saved.id, note="n" * 10_001)
+    with pytest.raises(UsageError, match="10001"):
+        save(store, {"a": b"x"}, tmp_path / "in", note="n" * 10_001)
+    assert store.manifests() == [saved]
+
+
+def test_manifest_that_could_not_be_read_back_is_not_published(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = save(store, {"a": b"x"}, tmp_path / "in")
+    monkeypatch.setattr(manifests, "MAX_MANIFEST_BYTES", manifest_file(store, saved).stat().st_size)
+    assert store.resolve(saved.id) == saved
+    with pytest.raises(CannotBeSaved):
+        save(store, {"a": b"x"}, tmp_path / "in", files=[{"path": "/a"}] * 100)
+    with pytest.raises(CannotBeSaved):
+        store.update(saved.id, note="n" * 1000)
+    assert store.manifests() == [saved]

@@ -11,12 +11,12 @@ from contextlib import suppress
 from typing import Any
 
 from ..engine.sockets import InetSockets, Listener
-from ..errors import RestoreRefused, UsageError
+from ..errors import RestoreRefused
+from ..protocol import checked_wait_s
 from .refusals import Refusals
 
 TIME_WAIT, LISTEN = "06", "0A"
 DEFAULT_WAIT_S = 70.0
-MOST_WAIT_S = 86_400.0
 
 
 def checked_wait(asked: Any) -> float:
@@ -24,11 +24,8 @@ def checked_wait(asked: Any) -> float:
 
     Raises `UsageError` for what is no such time.
     """
-    if asked is None:
-        return DEFAULT_WAIT_S
-    if not isinstance(asked, (int, float)) or not 0 <= asked <= MOST_WAIT_S:
-        raise UsageError(f"'wait_s' is a number of seconds from 0 to {MOST_WAIT_S:.0f}.")
-    return float(asked)
+    found = checked_wait_s(asked)
+    return DEFAULT_WAIT_S if found is None else found
 
 
 def is_free(listener: Listener) -> bool:

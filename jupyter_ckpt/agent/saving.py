@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import CheckpointError, IntegrityError
 from ..faults import point
-from ..manifest import Manifest
+from ..manifest import Manifest, checked_note
 from ..protocol import Job, checkpoint_id
 from . import overflow
 from .activity import is_unchanged
@@ -31,6 +31,8 @@ def save(agent: Agent, request: dict[str, Any], job: Job) -> dict[str, Any]:
     """
     kernel = agent.need_kernel()
     tools = agent.tools.storing_in(request.get("store"))
+    if isinstance(note := request.get("note"), str):
+        checked_note(note)  # before the freeze, not after it
     if request.get("unless_saved"):
         known = _saved_already(tools, kernel, request, job)
         if known is not None:

@@ -46,7 +46,7 @@ class Kernels(Protocol):
     def launch(
         self, loc: Locations, *, kernel_id: str, kernel_name: str, cmd: Sequence[str],
         env: dict[str, str], cwd: str, connection_file: str, language: str,
-        notebook: str | None = None,
+        notebook: str | None = None, request_id: str | None = None,
     ) -> Record: ...
 
     def save(
@@ -60,12 +60,17 @@ class Kernels(Protocol):
     def restore(
         self, loc: Locations, manifest: Manifest, *, kernel_id: str, in_place: bool,
         files: str | None = None, notebook: str | None = None, wait_s: float | None = None,
-        on_progress: OnProgress | None = None,
+        on_progress: OnProgress | None = None, request_id: str | None = None,
     ) -> dict[str, Any]: ...
 
     def fork(
         self, loc: Locations, record: Record, n: int = 1, on_progress: OnProgress | None = None,
+        on_request: Callable[[str, str, str], None] | None = None,
     ) -> list[dict[str, Any]]: ...
+
+    def take_back(
+        self, loc: Locations, kernel_id: str, kind: str, request_id: str
+    ) -> bool: ...
 
     def schedule(
         self, loc: Locations, record: Record, changes: dict[str, Any] | None = None,

@@ -21,7 +21,8 @@ class NotebookCopy:
     """The document saved in a checkpoint, beside the original while a restore runs.
 
     Entering writes ``<stem>-restored[-N].ipynb``; leaving with an exception
-    removes it again. Raises `IntegrityError` when the saved document is damaged.
+    removes it again, unless `keep` was called. Raises `IntegrityError` when the
+    saved document is damaged.
     """
 
     def __init__(self, store: Store, manifest: Manifest, original: str | None) -> None:
@@ -30,6 +31,11 @@ class NotebookCopy:
         self.path: str | None = None
         """Where the copy is; None when the checkpoint holds no document."""
         self.warnings: list[str] = []
+        self._kept = False
+
+    def keep(self) -> None:
+        """Leave the copy where it is, whatever comes: its session is being restored."""
+        self._kept = True
 
     def __enter__(self) -> NotebookCopy:
         if self._original is not None and _DOCUMENT in self._store.names(self._manifest):
@@ -43,7 +49,7 @@ class NotebookCopy:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        if kind is not None and self.path is not None:
+        if kind is not None and self.path is not None and not self._kept:
             Path(self.path).unlink(missing_ok=True)
 
 

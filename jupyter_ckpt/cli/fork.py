@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import NotPossibleHere
-from .call import Call, verb
+from .call import Call, OnProgress, verb
+from .interrupts import asking_a_server, still_goes_on
 from .units import talk_to
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def fork(call: Call, kernel: str, copies: int, no_server: bool) -> None:
     with call.screen.progress("Copying") as on_progress:
         found = None if no_server else _through_server(call, record, copies)
         if found is None:
-            found = call.kernels.fork(call.locations_of(record), record, copies, on_progress)
+            found = _headless(call, record, copies, on_progress)
     made = [{"kernel_id": copy["kernel_id"], "connection_file": copy["connection_file"]}
             for copy in found]
     if call.screen.as_json:
@@ -52,6 +53,24 @@ def fork(call: Call, kernel: str, copies: int, no_server: bool) -> None:
                           talk_to(made[0]["connection_file"]))
 
 
+def _headless(
+    call: Call, record: Record, copies: int, on_progress: OnProgress | None
+) -> list[dict[str, Any]]:
+    """Let the kernel's agent and those of the copies do it."""
+    requests: list[tuple[str, str, str]] = []
+
+    def note(kernel_id: str, kind: str, request_id: str) -> None:
+        requests.append((kernel_id, kind, request_id))
+
+    try:
+        return call.kernels.fork(call.locations_of(record), record, copies, on_progress,
+                                 note)
+    except KeyboardInterrupt:
+        if requests:
+            still_goes_on(call, *requests[-1])
+        raise
+
+
 def _through_server(call: Call, record: Record, copies: int) -> list[dict[str, Any]] | None:
     """Let the server that shows the session copy it; None when there is none to ask."""
     from .owners import owner_of
@@ -64,6 +83,7 @@ def _through_server(call: Call, record: Record, copies: int) -> list[dict[str, A
     except NotPossibleHere:
         # A copy harms no server: it may as well be made without one.
         return None
-    found: list[dict[str, Any]] = server.act(
-        f"kernels/{record.kernel_id}/fork", {"n": copies}, _SERVER_TIMEOUT_S)
+    with asking_a_server(call):
+        found: list[dict[str, Any]] = server.act(
+            f"kernels/{record.kernel_id}/fork", {"n": copies}, _SERVER_TIMEOUT_S)
     return found

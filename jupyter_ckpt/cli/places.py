@@ -28,6 +28,14 @@ def shown_path(path: str | None) -> str:
 
 
 def is_below(path: str, folder: str) -> bool:
-    """Tell whether `path` lies in `folder`, links followed."""
-    root = os.path.realpath(os.path.expanduser(folder))
-    return os.path.commonpath([root, os.path.realpath(path)]) == root
+    """Tell whether `path` lies in `folder`, as it is spelled or with links followed.
+
+    A link in the folder may lead anywhere, and is in it all the same.
+    """
+    spelled_root = os.path.abspath(os.path.expanduser(folder))
+    root = os.path.realpath(spelled_root)
+    # Behind a link, ".." means something else than it says.
+    spelled_path = path if os.path.isabs(path) and ".." not in path.split("/") else None
+    return any(os.path.commonpath([base, one]) == base
+               for base, one in ((spelled_root, spelled_path), (root, spelled_path),
+                                 (root, os.path.realpath(path))) if one is not None)

@@ -16,8 +16,10 @@ from ..errors import (
     SignatureInvalid,
     UsageError,
 )
+from ..protocol import MAX_WAIT_S, checked_wait_s
 from .call import Call, verb
 from .copies import NotebookCopy, bring_back
+from .interrupts import asking_a_server, still_goes_on
 from .owners import owner_of, server_for
 from .places import shown_path, spelled
 from .units import talk_to
@@ -46,9 +48,10 @@ _SERVER_TIMEOUT_S = 1800.0
 @click.option("--trust-foreign-signature", "trust", is_flag=True,
               help="Restore a checkpoint that somebody else signed. Its code then runs with all "
                    "your rights: only for one that you were given by somebody you trust.")
-@click.option("--wait", "wait_s", type=click.FloatRange(min=0), metavar="S",
+@click.option("--wait", "wait_s", type=click.FloatRange(0, MAX_WAIT_S), metavar="S",
               help="Seconds to wait for ports of the session that the system still holds, as it "
-                   "does for a minute after their use; 0: no waiting (default: 70).")
+                   "does for a minute after their use; 0: no waiting (default: 70, at most "
+                   f"{MAX_WAIT_S}).")
 def restore(call: Call, checkpoint: str, in_place: bool, new: bool, files: str, no_server: bool,
             trust: bool, wait_s: float | None) -> None:
     """Bring a session back as it was.
@@ -60,6 +63,7 @@ def restore(call: Call, checkpoint: str, in_place: bool, new: bool, files: str, 
     Goes through the Jupyter server that owns the notebook, if one runs.
     Prints the kernel id and the connection file.
     """
+    checked_wait_s(wait_s)  # to click, NaN is in every range
     if in_place and new:
         raise UsageError("--in-place and --new exclude each other.")
     manifest = _trusted(call, checkpoint) if trust else call.store.resolve(checkpoint)
@@ -121,7 +125,7 @@ def _through(call: Call, server: RunningServer, manifest: Manifest, new: bool, f
     body: dict[str, Any] = {"mode": "new" if new else "in-place", "files": files}
     if wait_s is not None:
         body["wait_s"] = wait_s
-    with call.screen.progress(f"Restoring through {server.url}"):
+    with call.screen.progress(f"Restoring through {server.url}"), asking_a_server(call):
         try:
             found = server.act(f"checkpoints/{manifest.id}/restore", body,
                                _SERVER_TIMEOUT_S + (wait_s or 0))
@@ -139,22 +143,34 @@ def _headless(call: Call, manifest: Manifest, new: bool, living: Record | None, 
               wait_s: float | None) -> dict[str, Any]:
     from ..parking import unmark
 
+    request_id = uuid.uuid4().hex
     if not new:
+        kernel_id = str(manifest.kernel["id"])
         with call.screen.progress("Restoring") as on_progress:
-            found = call.kernels.restore(
-                call.locations, manifest, kernel_id=str(manifest.kernel["id"]),
-                in_place=living is not None, files=files, notebook=_notebook(manifest),
-                on_progress=on_progress, wait_s=wait_s)
+            try:
+                found = call.kernels.restore(
+                    call.locations, manifest, kernel_id=kernel_id, in_place=living is not None,
+                    files=files, notebook=_notebook(manifest), on_progress=on_progress,
+                    wait_s=wait_s, request_id=request_id)
+            except KeyboardInterrupt:
+                still_goes_on(call, kernel_id, "restores", request_id)
+                raise
         if manifest.parked:  # it is back: opening its notebook starts no second one
             unmark(call.locations, manifest.id)
         told = bring_back(call.store, manifest, _notebook(manifest))
         return {**found, "warnings": [*told, *(found.get("warnings") or ())]}
+    kernel_id = str(uuid.uuid4())
     # A second kernel does not take the notebook over from the first.
     with call.screen.progress("Restoring") as on_progress, NotebookCopy(
             call.store, manifest, _notebook(manifest)) as copy:
-        found = call.kernels.restore(
-            call.locations, manifest, kernel_id=str(uuid.uuid4()), in_place=False, files=files,
-            notebook=copy.path, on_progress=on_progress, wait_s=wait_s)
+        try:
+            found = call.kernels.restore(
+                call.locations, manifest, kernel_id=kernel_id, in_place=False, files=files,
+                notebook=copy.path, on_progress=on_progress, wait_s=wait_s, request_id=request_id)
+        except KeyboardInterrupt:
+            if still_goes_on(call, kernel_id, "restores", request_id):
+                copy.keep()
+            raise
         return {**found, "warnings": [*copy.warnings, *(found.get("warnings") or ())]}
 
 

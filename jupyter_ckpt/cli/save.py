@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import AgentUnreachable, CheckpointError, JobNotFound, KernelNotFound
-from ..manifest import checked_name
+from ..manifest import checked_name, checked_note
 from .call import Call, verb
 from .places import spelled
 from .units import size, span
@@ -36,6 +36,7 @@ def save(call: Call, kernel: str | None, name: str | None, note: str | None, pin
     if name is not None:
         # Looked at here too: a mistake in the name must not cost a long save.
         name = checked_name(name)
+    checked_note(note)
     record = call.kernels.find_kernel(call.locations, kernel)
     places = call.locations_of(record)
     if name is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import secrets
 import socket
 import ssl
@@ -23,6 +24,8 @@ from .places import is_below
 _ASK_TIMEOUT_S = 10.0
 _ALIVE_TIMEOUT_S = 5.0
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "*": "127.0.0.1"}
+"""What a server listens on that listens everywhere, and where it is to be found then."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,9 @@ class RunningServer:
         self.root_dir = str(info.get("root_dir") or info.get("notebook_dir") or "")
         self._token = str(info.get("token") or "")
         self._parts = urlsplit(self.url)
+        self._host = self._parts.hostname or "localhost"
+        if self._host in _WILDCARDS:
+            self._host = _WILDCARDS[self._host]
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None,
             timeout_s: float = _ASK_TIMEOUT_S) -> Answer:
@@ -56,6 +62,11 @@ class RunningServer:
                                self._headers())
             response = connection.getresponse()
             text = response.read()
+        except ssl.SSLError as error:
+            raise NotPossibleHere(
+                f"No secure connection to the Jupyter server at {self.url}: "
+                f"{error.reason or error}.",
+                "Let SSL_CERT_FILE name its certificate, or use --no-server.") from error
         except (OSError, http.client.HTTPException) as error:
             reason = str(error) or type(error).__name__
             raise NotPossibleHere(
@@ -81,15 +92,14 @@ class RunningServer:
     def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
         if self._parts.scheme == "http+unix":
             return _UnixConnection(unquote(self._parts.netloc), timeout_s)
-        host = self._parts.hostname or "localhost"
         if self._parts.scheme != "https":
-            return http.client.HTTPConnection(host, self._parts.port, timeout=timeout_s)
+            return http.client.HTTPConnection(self._host, self._parts.port, timeout=timeout_s)
         context = ssl.create_default_context()
-        if host in _LOOPBACK:
+        if self._host in _LOOPBACK or (_is_ours(self.pid) and _is_here(self._host)):
             # Certificates of local servers are mostly self-made, and the
             # address comes from a private file of this user.
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        return http.client.HTTPSConnection(host, self._parts.port, timeout=timeout_s,
+        return http.client.HTTPSConnection(self._host, self._parts.port, timeout=timeout_s,
                                            context=context)
 
     def contains(self, notebook: str) -> bool:
@@ -113,6 +123,8 @@ class RunningServer:
         connection = self._connection(_ASK_TIMEOUT_S)
         try:
             connection.connect()
+        except ssl.SSLError:
+            return True  # somebody does; whoever asks is told what is wrong
         except OSError:
             return False
         finally:
@@ -173,6 +185,26 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
+
+
+def _is_here(host: str) -> bool:
+    """Tell whether a name or an address is this machine's and no other's."""
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+        for family, kind, protocol, _, address in found:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.bind(address)  # only one's own addresses can be bound
+    except (OSError, UnicodeError):
+        return False
+    return bool(found)
+
+
+def _is_ours(pid: int) -> bool:
+    """Tell whether a living process is this user's."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid == os.getuid()
+    except OSError:
+        return False
 
 
 def running_servers(runtime_dir: Path) -> list[RunningServer]:

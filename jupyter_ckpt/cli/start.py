@@ -13,6 +13,7 @@ import click
 
 from ..errors import LaunchFailed, NotFound, UsageError
 from .call import Call, verb
+from .interrupts import still_goes_on
 from .units import talk_to
 
 if TYPE_CHECKING:
@@ -66,14 +67,14 @@ def _named_in(notebook: Path | None) -> str | None:
 
 
 def _launch(call: Call, name: str, notebook: Path | None) -> Record:
-    """Start kernelspec `name`; its connection file is removed if that fails.
+    """Start kernelspec `name`; its connection file is removed unless it starts.
 
     Raises `NotFound` for an unknown kernelspec, and `LaunchFailed`.
     """
     from jupyter_client.connect import write_connection_file
 
     manager = _manager(name)
-    kernel_id = str(uuid.uuid4())
+    kernel_id, request_id = str(uuid.uuid4()), uuid.uuid4().hex
     folder = call.locations.connection_dir
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = str(folder / f"kernel-{kernel_id}.json")
@@ -86,11 +87,16 @@ def _launch(call: Call, name: str, notebook: Path | None) -> Record:
         return call.kernels.launch(
             call.locations, kernel_id=kernel_id, kernel_name=name,
             cmd=manager.format_kernel_cmd(), env=_environment(spec, document), cwd=os.getcwd(),
-            connection_file=path, language=str(spec.language or ""), notebook=document)
+            connection_file=path, language=str(spec.language or ""), notebook=document,
+            request_id=request_id)
     except OSError as error:
         Path(path).unlink(missing_ok=True)
         raise LaunchFailed(f"Kernel {name!r} could not be started: {error}.",
                            f"Check that {folder} can be written.") from error
+    except KeyboardInterrupt:
+        if not still_goes_on(call, kernel_id, "launches", request_id):
+            Path(path).unlink(missing_ok=True)
+        raise
     except BaseException:
         Path(path).unlink(missing_ok=True)
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import posixpath
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,23 @@ NOTEBOOK_FILE = "notebook.ipynb"
 _DRIVES = ("RTC:",)
 
 
+def without_drive(api_path: str) -> str:
+    """Return an API path without the drive that real-time collaboration puts before it."""
+    for drive in _DRIVES:
+        api_path = api_path.removeprefix(drive)
+    return api_path
+
+
+def leads_out(api_path: str) -> bool:
+    """Tell whether an API path names no file in the server's root: by ``..``, or at all."""
+    return ".." in without_drive(api_path).split("/") or "\0" in api_path
+
+
 class Documents:
-    """Paths and copies of notebooks; API paths are relative, with ``/``."""
+    """Paths and copies of notebooks; API paths are relative, with ``/``.
+
+    The drive that a page may put before a path is none of the contents manager's.
+    """
 
     def __init__(self, contents_manager: Any) -> None:
         self._contents = contents_manager
@@ -32,27 +48,38 @@ class Documents:
         return str(Path(root).resolve()) if root else None
 
     def os_path(self, api_path: str) -> Path | None:
-        """Return the file behind an API path, None where documents are no files."""
-        if self._root_dir is None:
+        """Return the file behind an API path.
+
+        None where documents are no files, and for a path that leads out of the root.
+        """
+        if self._root_dir is None or leads_out(api_path):
             return None
-        for drive in _DRIVES:
-            api_path = api_path.removeprefix(drive)
-        return Path(to_os_path(ApiPath(api_path), self._root_dir))
+        return Path(to_os_path(ApiPath(without_drive(api_path)), self._root_dir))
 
     def api_path(self, path: str) -> str | None:
-        """Return a file's API path, None when the server does not serve it."""
+        """Return a file's API path, None when the server does not serve it.
+
+        A link in the root may lead anywhere, so the path counts as it is
+        spelled, too; without ``..``, which means something else behind a link.
+        """
         root = self._root_dir
-        resolved = str(Path(path).resolve())
-        if root is None or not Path(resolved).is_relative_to(root):
+        if root is None:
             return None
-        return str(to_api_path(resolved, root))
+        spelled_root = os.path.abspath(self._contents.root_dir)
+        for base in (spelled_root, root):
+            if Path(path).is_relative_to(base) and ".." not in Path(path).parts:
+                return str(to_api_path(path, base))
+        resolved = str(Path(path).resolve())
+        return str(to_api_path(resolved, root)) if Path(resolved).is_relative_to(root) else None
 
     async def content_for_save(self, api_path: str) -> bytes | None:
         """Return the document to save with a checkpoint, None: the agent reads the file.
 
         Only contents managers that keep no files need it.
         """
-        path = self.os_path(api_path)
+        if leads_out(api_path):
+            return None
+        path, api_path = self.os_path(api_path), without_drive(api_path)
         if path is not None and path.exists():
             return None
         if not await ensure_async(self._contents.file_exists(api_path)):
@@ -66,6 +93,7 @@ class Documents:
         Where that folder is gone the copy goes to the server's root. Raises
         `RestoreRefused` when it cannot be written.
         """
+        original = without_drive(original)
         if not await self.has_folder(original):
             original = posixpath.basename(original)
         stem, _ = posixpath.splitext(original)
@@ -80,27 +108,34 @@ class Documents:
         """Write a notebook; raises `RestoreRefused` when it cannot be written."""
         model = {"type": "notebook", "format": "json", "content": document}
         try:
-            await ensure_async(self._contents.save(model, api_path))
+            await ensure_async(self._contents.save(model, without_drive(api_path)))
         except HTTPError as error:
             raise RestoreRefused(f"The notebook {api_path} cannot be written: "
                                  f"{error.log_message or error}.") from error
 
     async def exists(self, api_path: str) -> bool:
-        return bool(await ensure_async(self._contents.file_exists(api_path)))
+        return bool(await ensure_async(self._contents.file_exists(without_drive(api_path))))
 
     async def has_folder(self, api_path: str) -> bool:
         """Tell whether the folder that a document lies in is there."""
-        folder = posixpath.dirname(api_path)
+        folder = posixpath.dirname(without_drive(api_path))
         return not folder or bool(await ensure_async(self._contents.dir_exists(folder)))
 
     async def remove(self, api_path: str) -> None:
-        await ensure_async(self._contents.delete(api_path))
+        await ensure_async(self._contents.delete(without_drive(api_path)))
 
     async def read(self, api_path: str) -> dict[str, Any]:
         """Return the notebook JSON at an API path."""
-        model = await ensure_async(self._contents.get(api_path, content=True, type="notebook"))
+        model = await ensure_async(
+            self._contents.get(without_drive(api_path), content=True, type="notebook"))
         content: dict[str, Any] = model["content"]
         return content
+
+
+def empty_notebook(kernel_name: str) -> dict[str, Any]:
+    """Return a notebook without cells for kernels of this name."""
+    kernelspec = {"name": kernel_name, "display_name": kernel_name}
+    return {"nbformat": 4, "nbformat_minor": 5, "cells": [], "metadata": {"kernelspec": kernelspec}}
 
 
 def saved_document(store: Store, manifest: Manifest) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jupyter_core.utils import ensure_async
+from tornado.web import HTTPError
 
 from ..errors import (
     CheckpointError,
@@ -21,15 +21,15 @@ from ..errors import (
     quoted,
 )
 from ..faults import point
-from ..manifest import Manifest
+from ..manifest import Manifest, check_same_kernel
 from ..procfs import ProcessId
-from ..protocol import Job, checked_kernel_id
+from ..protocol import Job, checked_kernel_id, checked_wait_s
 from ..record import Record
-from .adoption import show_kernel, tell_state
 from .backend import Backend
-from .documents import Documents, saved_document
+from .documents import Documents, empty_notebook, leads_out, saved_document
 from .events import Act, EventStream
 from .lookup import recorded_form, session_of_kernel, session_of_path
+from .opening import open_kernel
 from .swap import KernelSwap
 
 MODES = ("in-place", "new")
@@ -53,7 +53,8 @@ class RestoreRequest:
             raise UsageError(f"What to do with files is one of {', '.join(FILES)}.")
         if self.kernel_id is not None:
             checked_kernel_id(self.kernel_id)
-        if self.path is not None and ".." in self.path.split("/"):
+        checked_wait_s(self.wait_s)
+        if self.path is not None and leads_out(self.path):
             raise UsageError(f"The path {quoted(self.path)} leads out of the server's folder.")
 
 
@@ -147,6 +148,7 @@ class RestoreService:
     ) -> dict[str, Any]:
         """Exchange the process behind a kernel that Jupyter shows."""
         swap = KernelSwap(self._kernels, kernel_id)
+        check_same_kernel(manifest, str(self._kernels.get_kernel(kernel_id).kernel_name))
         session = await session_of_kernel(self._sessions, kernel_id)
         swap.begin()
         point("swap.begun")
@@ -218,26 +220,43 @@ class RestoreService:
     async def _as_new(
         self, manifest: Manifest, kernel_id: str, request: RestoreRequest, act: Act
     ) -> dict[str, Any]:
-        document = await self._backend.run(
-            lambda: saved_document(self._backend.store(), manifest))
-        original = self._notebook(manifest, request)
-        if request.path and original and not await self._documents.has_folder(original):
+        original = self._notebook(manifest, request) or "Untitled.ipynb"
+        if request.path and not await self._documents.has_folder(original):
             raise UsageError(f"The server has no folder {posixpath.dirname(original)}.")
-        copy: str | None = None
-        if document is not None:
-            copy = await self._documents.write_copy(
-                original or "Untitled.ipynb", document, "restored")
+        document, told = await self._document(manifest, original)
+        copy = await self._documents.write_copy(original, document, "restored")
         try:
-            file = self._documents.os_path(copy) if copy else None
+            file = self._documents.os_path(copy)
             result = await self._run_restore(
                 manifest, act, kernel_id=kernel_id, in_place=False, files=request.files,
                 wait_s=request.wait_s,
                 notebook=str(file) if file else None)
-            return await self._open(result, kernel_id, copy)
+            answer = await self._open(result, kernel_id, copy)
         except BaseException:
-            if copy is not None:
-                await self._documents.remove(copy)
+            await self._documents.remove(copy)
             raise
+        return {**answer, "warnings": [*told, *answer["warnings"]]}
+
+    async def _document(
+        self, manifest: Manifest, original: str
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Return what the new notebook holds, and what to tell about it.
+
+        Without a saved document it is the one at `original` as it is now, or an
+        empty one: a kernel without a notebook would not be seen.
+        """
+        saved = await self._backend.run(lambda: saved_document(self._backend.store(), manifest))
+        if saved is not None:
+            return saved, []
+        lacks = "The checkpoint holds no copy of the notebook"
+        try:
+            if await self._documents.exists(original):
+                found = await self._documents.read(original)
+                return found, [f"{lacks}; this one is a copy of {original} as it is now."]
+        except HTTPError as error:
+            self._log.warning("The notebook %s cannot be copied: %s", original, error)
+        empty = empty_notebook(str(manifest.kernel.get("name") or ""))
+        return empty, [f"{lacks}; this one is empty, but the session holds everything."]
 
     # -- common -----------------------------------------------------------------
     async def _run_restore(self, manifest: Manifest, act: Act, **arguments: Any) -> dict[str, Any]:
@@ -308,30 +327,3 @@ class RestoreService:
             return None
         path: Path | None = self._documents.os_path(session["path"])
         return str(path) if path else None
-
-
-async def open_kernel(
-    kernel_manager: Any,
-    session_manager: Any,
-    record: Record,
-    path: str | None,
-    running: dict[str, Any] | None,
-    backend: Backend,
-) -> dict[str, Any] | None:
-    """Show a living kernel in Jupyter and give it a session on `path`, if any.
-
-    When Jupyter cannot show it the kernel is ended again: nobody would know it.
-    """
-    try:
-        await show_kernel(kernel_manager, record)
-        await tell_state(kernel_manager.get_kernel(record.kernel_id), running)
-        if path is None:
-            await backend.run(backend.note_session, record, None, None)
-            return None
-        model: dict[str, Any] = await ensure_async(session_manager.create_session(
-            path=path, name=posixpath.basename(path), type="notebook",
-            kernel_name=record.kernel_name, kernel_id=record.kernel_id))
-        return model
-    except BaseException:
-        await backend.run(backend.stop, record)
-        raise

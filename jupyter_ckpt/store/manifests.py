@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import (
     AmbiguousId,
+    CannotBeSaved,
     CheckpointNotFound,
     IntegrityError,
     ManifestCorrupt,
@@ -23,6 +24,7 @@ from ..manifest import (
     ENCRYPTED_FORMAT,
     Manifest,
     checked_name,
+    checked_note,
     checked_reference,
     is_id,
     is_id_prefix,
@@ -136,15 +138,18 @@ class ManifestFolder:
 
         `place` is a private folder of the store to write in.
 
-        Raises `NameTaken`, `UsageError` (the id exists), `OSError`; the
-        checkpoint is not visible then.
+        Raises `NameTaken`, `UsageError` (the id exists, the note is too long),
+        `CannotBeSaved` (too long to be read back), `OSError`; the checkpoint is
+        not visible then.
         """
         if manifest.name is not None:
             manifest = replace(manifest, name=checked_name(manifest.name))
         if self._layout.cipher is not None:  # or an older version would call its chunks damaged
             manifest = replace(manifest, format=ENCRYPTED_FORMAT)
+        checked_note(manifest.note)
         data = manifest.to_dict()
         Manifest.from_dict(data)  # never publish what a reader would refuse
+        content = _sealed(data, self._layout.read_key())
         target = self._path(manifest.id)
         with LockFile(self._layout.names_lock) as lock, lock.held(EXCLUSIVE):
             if manifest.name is not None:
@@ -153,7 +158,7 @@ class ManifestFolder:
                 raise UsageError(f"There is a checkpoint {manifest.id} already.",
                                  "Use a fresh id for each checkpoint.")
             written = place / f"manifest-{secrets.token_hex(4)}"
-            write_synced(written, sealed(data, self._layout.read_key()))
+            write_synced(written, content)
             point("store.manifest-written")
             os.rename(written, target)  # the commit point: from here on it is seen
             try:
@@ -176,6 +181,8 @@ class ManifestFolder:
                              f"{', '.join(sorted(unknown))}.")
         if changes.get("name") is not None:
             changes = {**changes, "name": checked_name(str(changes["name"]))}
+        if isinstance(changes.get("note"), str):
+            checked_note(changes["note"])
         key = self._layout.read_key()
         with LockFile(self._layout.names_lock) as lock, lock.held(EXCLUSIVE):
             # From the file's own fields: what a later version added is kept.
@@ -211,9 +218,10 @@ class ManifestFolder:
         return manifest
 
     def _replace(self, checkpoint_id: str, data: dict[str, Any], key: bytes) -> None:
+        content = _sealed(data, key)
         temporary = self._folder / f".{checkpoint_id}-{secrets.token_hex(4)}"
         try:
-            write_synced(temporary, sealed(data, key))
+            write_synced(temporary, content)
             point("store.update-written")
             os.rename(temporary, self._path(checkpoint_id))
             point("store.update-named")
@@ -283,6 +291,17 @@ class ManifestFolder:
         except OSError as error:
             raise ManifestCorrupt(f"The manifest of checkpoint {checkpoint_id} cannot be read: "
                                   f"{error.strerror}.") from error
+
+
+def _sealed(data: dict[str, Any], key: bytes) -> bytes:
+    """Return the content of a manifest file; raise `CannotBeSaved` for more than is read back."""
+    content = sealed(data, key)
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise CannotBeSaved(
+            f"The description of checkpoint {data['id']} has {len(content)} bytes, and at most "
+            f"{MAX_MANIFEST_BYTES} are read back.",
+            "The session has too many files open, or too many processes.")
+    return content
 
 
 def _not_found(checkpoint_id: str) -> CheckpointNotFound:

@@ -23,7 +23,9 @@ export class CheckpointError extends Error {
     message: string,
     readonly hint = '',
     readonly status = 0,
-    readonly log = ''
+    readonly log = '',
+    /** The server's name for this kind of error; empty when it gave none. */
+    readonly id = ''
   ) {
     super(message);
     this.name = 'CheckpointError';
@@ -35,7 +37,8 @@ export class CheckpointError extends Error {
       body.message ?? 'The request failed.',
       body.hint ?? '',
       status,
-      body.log ?? ''
+      body.log ?? '',
+      body.id ?? ''
     );
   }
 }

@@ -4,6 +4,8 @@
 import type { TranslationBundle } from '@jupyterlab/translation';
 import type { IManifest } from './manifest';
 
+/** Keeps number and unit on one line. */
+const NBSP = '\u00a0';
 const UNITS = ['B', 'kB', 'MB', 'GB', 'TB'];
 
 /** Return a size with three digits or so: `212 MB`, `1.4 GB`. */
@@ -15,12 +17,12 @@ export function formatSize(bytes: number): string {
     unit += 1;
   }
   const digits = unit > 0 && value < 9.95 ? 1 : 0;
-  return `${value.toFixed(digits)} ${UNITS[unit]}`;
+  return `${value.toFixed(digits)}${NBSP}${UNITS[unit]}`;
 }
 
 /** Return a duration in seconds: `0.18 s`, `12 s`. */
 export function formatSeconds(seconds: number): string {
-  return `${seconds.toFixed(seconds < 10 ? 2 : 0)} s`;
+  return `${seconds.toFixed(seconds < 10 ? 2 : 0)}${NBSP}s`;
 }
 
 /** Return a moment as people say it: the time, with the date when it was another day. */

@@ -21,6 +21,8 @@ import type { ICheckpointModel, IProgress } from './tokens';
 const POLL_MS = 500;
 /** Answers that a job's owner cannot give this time but may give the next. */
 const PATIENCE_MS = 30_000;
+/** Events are not the only way to learn that a save is over: after so long without one, ask. */
+const SILENCE_MS = 10_000;
 
 /**
  * Checkpoints of this server, from REST answers and events.
@@ -168,6 +170,9 @@ export class CheckpointModel implements ICheckpointModel {
     if (event.action === 'save' || event.action === 'restore') {
       const { kernel_id: kernelId, action } = event;
       this._report({ kernelId, action, fraction: event.progress ?? null, active: !over });
+      if (action === 'save' && !over) {
+        this._expectMore(kernelId, event.job_id);
+      }
     }
     if (event.phase === 'succeeded') {
       if (event.action === 'restore' || event.action === 'revive') {
@@ -180,8 +185,37 @@ export class CheckpointModel implements ICheckpointModel {
     }
   }
 
+  /** Ask for a save whose events stop coming: the socket may have been down for the last. */
+  private _expectMore(kernelId: string, jobId: string | undefined): void {
+    window.clearTimeout(this._silences.get(kernelId));
+    const ask = async (): Promise<void> => {
+      let over = true;
+      try {
+        over = !jobId || isFinal(await this._api.job(jobId));
+      } catch (error) {
+        // Not there for a moment, or for good: only the latter ends it.
+        over = !(error instanceof CheckpointError && error.status === 0);
+      }
+      if (this._silences.get(kernelId) !== timer) {
+        return; // an event came meanwhile, or the end
+      }
+      if (over) {
+        this._report({ kernelId, action: 'save', fraction: null, active: false });
+        this._changed.emit();
+      } else {
+        this._expectMore(kernelId, jobId);
+      }
+    };
+    const timer = window.setTimeout(() => void ask(), SILENCE_MS);
+    this._silences.set(kernelId, timer);
+  }
+
   private _report(progress: IProgress): void {
     if (progress.action === 'save') {
+      if (!progress.active) {
+        window.clearTimeout(this._silences.get(progress.kernelId));
+        this._silences.delete(progress.kernelId);
+      }
       if (progress.active) {
         this._saving.add(progress.kernelId);
       } else {
@@ -192,6 +226,8 @@ export class CheckpointModel implements ICheckpointModel {
   }
 
   private _saving = new Set<string>();
+  /** The timers of the saves that events tell of, by kernel. */
+  private _silences = new Map<string, number>();
   private _changed = new Signal<this, void>(this);
   private _progressed = new Signal<this, IProgress>(this);
   private _told = new Signal<this, ICheckpointEvent>(this);

@@ -81,7 +81,8 @@ export class SaveNotice {
 /** Return an error's message and what else helps: its hint and its log. */
 export function describe(error: unknown): { message: string; details: string[] } {
   if (error instanceof CheckpointError) {
-    return { message: error.message, details: [error.hint, error.log].filter(Boolean) };
+    const log = error.log && `Log: ${error.log}`;
+    return { message: error.message, details: [error.hint, log].filter(Boolean) };
   }
   return { message: error instanceof Error ? error.message : String(error), details: [] };
 }

@@ -13,6 +13,8 @@ from jupyter_harness import wait_until
 from lab_page import CURRENT, LabPage
 from playwright.sync_api import Browser, Route, expect
 
+from jupyter_ckpt.server.events import SCHEMA_ID
+
 pytestmark = pytest.mark.timeout(240)
 
 TICKS = 30
@@ -39,7 +41,7 @@ def test_button_saves_and_tells_size_and_pause(open_notebook: OpenNotebook) -> N
     page.button.click()
     expect(page.page.locator(".jp-ckpt-SaveButton.jp-mod-saving")).to_be_visible()
     expect(page.button).to_have_attribute("aria-disabled", "true")
-    toast = page.toast(re.compile(r"Checkpoint [0-9a-f]{8}… saved: \d+ MB, paused \d\.\d\d s"))
+    toast = page.toast(re.compile(r"Checkpoint [0-9a-f]{8}… saved: \d+\sMB, paused \d\.\d\d\ss"))
     expect(toast).to_be_visible()
     expect(page.button).to_have_attribute("aria-disabled", "false")
     page.picture("saved")
@@ -75,6 +77,20 @@ def test_a_long_error_is_shown_whole_on_demand(open_notebook: OpenNotebook) -> N
     page.picture("save-failed-details")
 
 
+def test_button_does_not_wait_for_ever_for_an_event_that_was_lost(
+    open_notebook: OpenNotebook,
+) -> None:
+    page = open_notebook("lost.ipynb", "x = 1")
+    page.expected.append("status of 404")
+    page.server.ok("POST", "/api/events", {
+        "schema_id": SCHEMA_ID, "version": "1", "data": {
+            "action": "save", "phase": "started", "kernel_id": page.kernel_id,
+            "job_id": "nobody-does-it", "progress": 0.0}})
+    expect(page.button).to_have_attribute("aria-disabled", "true")
+    expect(page.button).to_have_attribute("aria-disabled", "false", timeout=60_000)
+    page.save()
+
+
 def test_menu_palette_and_shortcut_offer_the_commands(open_notebook: OpenNotebook) -> None:
     page = open_notebook("menu.ipynb", "x = 1")
     page.page.locator(".lm-MenuBar-itemLabel", has_text="Kernel").click()
@@ -101,7 +117,8 @@ def test_dialog_without_checkpoints_says_how_to_make_one(open_notebook: OpenNote
     expect(page.dialog.locator(".jp-ckpt-Empty")).to_contain_text("No checkpoint of empty.ipynb")
     expect(page.dialog.get_by_role("button", name="Restore here")).to_be_hidden()
     page.picture("dialog-empty")
-    page.dialog.get_by_role("button", name="Cancel").click()
+    expect(page.dialog.get_by_role("button", name="Cancel")).to_be_focused()
+    page.page.keyboard.press("Escape")
     expect(page.dialog).to_have_count(0)
 
 
@@ -145,6 +162,59 @@ def test_a_restore_that_is_refused_keeps_dialog_and_session(open_notebook: OpenN
     expect(page.dialog.get_by_role("button", name="Restore here")).to_be_enabled()
     page.dialog.get_by_role("button", name="Cancel").click()
     assert page.run(1) == "1"
+
+
+def test_every_part_of_the_dialog_is_seen_and_reached_however_small_the_window(
+    open_notebook: OpenNotebook,
+) -> None:
+    page = open_notebook("small.ipynb", "x = 1")
+    page.run(0)
+    base = page.save()
+    long = {"name": "a very long name " * 5, "pinned": True, "note": "a note " * 60,
+            "warnings": ["A file was too large. " * 10] * 3}
+    many = [{**base, **(long if number % 3 else {}), "id": f"{number:02x}{base['id'][2:]}"}
+            for number in range(30)]
+    page.page.route(re.compile(r"/api/ckpt/checkpoints\?"), answer_with(200, many))
+    page.page.set_viewport_size({"width": 420, "height": 560})
+    page.begin("ckpt:restore")
+    rows = page.dialog.locator(".jp-ckpt-Row")
+    expect(rows).to_have_count(30)
+    expect(page.dialog).to_have_attribute("aria-label", "Restore a checkpoint of small.ipynb")
+    page.page.keyboard.press("ArrowDown")
+    page.picture("dialog-small")
+    name = rows.nth(1).locator(".jp-ckpt-Row-name").bounding_box()
+    assert name is not None
+    assert name["width"] > 200
+    for _ in range(4):  # from the list: the option, and the three buttons
+        page.page.keyboard.press("Tab")
+        seen = page.page.evaluate("""(() => {
+            const box = document.activeElement.getBoundingClientRect();
+            const top = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+            return document.activeElement.contains(top);
+        })()""")
+        assert seen, page.page.evaluate("document.activeElement.outerHTML")
+    expect(page.dialog.get_by_role("button", name="Restore here")).to_be_focused()
+    page.page.keyboard.press("Tab")
+    expect(page.dialog.locator(":focus")).to_have_count(1)  # it stays in the dialog
+    page.page.keyboard.press("Escape")
+    expect(page.dialog).to_have_count(0)
+
+
+def test_checkpoint_of_another_kernelspec_is_opened_as_new_only(
+    open_notebook: OpenNotebook,
+) -> None:
+    page = open_notebook("other.ipynb", "x = 1")
+    page.run(0)
+    base = page.save()
+    other = {**base, "kernel": {**base["kernel"], "name": "ir"}}
+    page.page.route(re.compile(r"/api/ckpt/checkpoints\?"), answer_with(200, [other]))
+    page.begin("ckpt:restore")
+    expect(page.dialog.locator(".jp-ckpt-Misfit")).to_contain_text("Open it as a new notebook")
+    expect(page.dialog.get_by_role("button", name="Restore here")).to_be_disabled()
+    page.page.keyboard.press("Enter")
+    expect(page.dialog.get_by_role("button", name="Open as new notebook")).to_be_enabled()
+    page.picture("dialog-other-kernel")
+    page.page.keyboard.press("Escape")
 
 
 # -- restoring ------------------------------------------------------------------------------
@@ -256,6 +326,23 @@ def test_restore_without_a_kernel_opens_its_session_again(open_notebook: OpenNot
     expect(page.button).to_have_attribute("aria-disabled", "true")
     page.restore(checkpoint)
     page.wait_for_kernel("ended.ipynb")
+    assert page.run(1) == "kept"
+
+
+def test_restore_here_of_a_kernel_that_the_server_lost_opens_its_session_again(
+    open_notebook: OpenNotebook,
+) -> None:
+    page = open_notebook("gone.ipynb", "x = 'kept'", "print(x)")
+    page.expected += ["404", "WebSocket", "Kernel", "kernel", "session"]
+    page.run(0)
+    checkpoint = page.save()
+    page.choose(checkpoint)
+    [session] = [one for one in page.server.ok("GET", "/api/sessions")
+                 if one["path"] == "gone.ipynb"]
+    assert page.server.request("DELETE", f"/api/sessions/{session['id']}").status_code == 204
+    page.confirm()
+    page.wait_for_kernel("gone.ipynb")
+    page.wait_status("idle")
     assert page.run(1) == "kept"
 
 

@@ -23,6 +23,7 @@ export type ChooserState =
 export class CheckpointChooser extends ReactWidget {
   constructor(
     private readonly _notebook: string,
+    private readonly _kernelName: string | null,
     private readonly _trans: TranslationBundle
   ) {
     super();
@@ -50,6 +51,12 @@ export class CheckpointChooser extends ReactWidget {
   /** Whether the notebook's cells and outputs are wanted back, too. */
   get withDocument(): boolean {
     return this._withDocument && !!this.selected?.notebook;
+  }
+
+  /** Whether the selected checkpoint can take the place of the present kernel. */
+  get fitsHere(): boolean {
+    const saved = this.selected?.kernel.name;
+    return !saved || !this._kernelName || saved === this._kernelName;
   }
 
   /** Show these checkpoints, with the first one selected. */
@@ -120,9 +127,19 @@ export class CheckpointChooser extends ReactWidget {
         <CheckpointList
           manifests={this._manifests}
           selected={selected}
+          kernelName={this._kernelName}
           onSelect={this._select}
           trans={trans}
         />
+        {!this.fitsHere && (
+          <p className="jp-ckpt-Misfit" role="status">
+            {trans.__(
+              'This is of kernel %1 and cannot take the place of the present kernel, %2. Open it as a new notebook.',
+              selected.kernel.name,
+              this._kernelName ?? ''
+            )}
+          </p>
+        )}
         <CheckpointDetails manifest={selected} trans={trans} />
         <label className="jp-ckpt-Option">
           <input

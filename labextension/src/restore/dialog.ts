@@ -19,6 +19,8 @@ export interface IChoice {
 export interface IRestoreDialogOptions {
   /** The notebook's name. */
   notebook: string;
+  /** The kernelspec of its present kernel, whose place only its like can take. */
+  kernelName: string | null;
   load: () => Promise<IManifest[]>;
   /** Do what was chosen and return the warnings; reject to let the user choose again. */
   act: (choice: IChoice) => Promise<string[]>;
@@ -36,9 +38,10 @@ const HERE = 2;
 export class RestoreDialog extends Dialog<void> {
   constructor(options: IRestoreDialogOptions) {
     const { trans } = options;
-    const chooser = new CheckpointChooser(options.notebook, trans);
+    const chooser = new CheckpointChooser(options.notebook, options.kernelName, trans);
+    const title = trans.__('Restore a checkpoint of %1', options.notebook);
     super({
-      title: trans.__('Restore a checkpoint of %1', options.notebook),
+      title,
       body: chooser,
       buttons: [
         Dialog.cancelButton(),
@@ -60,6 +63,7 @@ export class RestoreDialog extends Dialog<void> {
     this._chooser = chooser;
     this._options = options;
     this.addClass('jp-ckpt-RestoreDialog');
+    this.node.ariaLabel = title;
     chooser.changed.connect(this._updateButtons, this);
     void this._load();
   }
@@ -79,7 +83,7 @@ export class RestoreDialog extends Dialog<void> {
     }
     if (index === CANCEL || this._chooser.state.kind !== 'choosing') {
       super.resolve(CANCEL);
-    } else if (this._chooser.selected) {
+    } else if (this._chooser.selected && (mode === 'new' || this._chooser.fitsHere)) {
       void this._act({
         manifest: this._chooser.selected,
         mode,
@@ -123,16 +127,27 @@ export class RestoreDialog extends Dialog<void> {
   }
 
   private _updateButtons(): void {
-    const { state, selected } = this._chooser;
+    const { state, selected, fitsHere } = this._chooser;
     const buttons = this.node.querySelectorAll<HTMLButtonElement>('.jp-Dialog-footer button');
     buttons.forEach((button, index) => {
       button.hidden = index !== CANCEL && (state.kind === 'told' || !selected);
-      button.disabled = state.kind === 'working';
+      button.disabled = state.kind === 'working' || (index === HERE && !fitsHere);
     });
-    if (state.kind === 'told' && this.isAttached) {
+    // It takes the focus only while nothing else can; Tab never stops at it.
+    this._chooser.node.removeAttribute('tabindex');
+    if (!this.isAttached) {
+      return;
+    }
+    if (state.kind === 'told') {
       const label = buttons[CANCEL].querySelector('.jp-Dialog-buttonLabel') ?? buttons[CANCEL];
       label.textContent = label.ariaLabel = this._options.trans.__('Close');
       buttons[CANCEL].focus();
+    } else if (state.kind === 'choosing' && !selected) {
+      buttons[CANCEL].focus();
+    } else if (state.kind !== 'choosing') {
+      // What had the focus is disabled or gone, and the keys would go astray.
+      this._chooser.node.tabIndex = -1;
+      this._chooser.node.focus();
     }
   }
 

@@ -6,7 +6,9 @@ import { Notification } from '@jupyterlab/apputils';
 import { PathExt } from '@jupyterlab/coreutils';
 import type { NotebookPanel } from '@jupyterlab/notebook';
 import type { TranslationBundle } from '@jupyterlab/translation';
+import { CheckpointError } from '../api';
 import { quoted } from '../format';
+import type { IRestored, IRestoreOptions } from '../manifest';
 import type { ICheckpointModel, IProgress } from '../tokens';
 import { type IChoice, RestoreDialog } from './dialog';
 
@@ -18,12 +20,13 @@ export async function chooseAndRestore(
   trans: TranslationBundle
 ): Promise<void> {
   const path = panel.context.localPath;
-  const kernelId = panel.sessionContext.session?.kernel?.id;
+  const kernel = panel.sessionContext.session?.kernel;
   let copy: string | null = null;
   const dialog = new RestoreDialog({
     notebook: PathExt.basename(path),
+    kernelName: kernel?.name ?? null,
     trans,
-    load: () => model.list(path, kernelId),
+    load: () => model.list(path, kernel?.id),
     act: async choice => {
       if (choice.mode === 'in-place') {
         return restoreHere(app, panel, model, choice, trans);
@@ -67,12 +70,7 @@ export async function restoreHere(
   trans: TranslationBundle
 ): Promise<string[]> {
   const document = withDocument ? await model.notebook(manifest.id) : null;
-  const kernelId = panel.sessionContext.session?.kernel?.id;
-  const { kernel_id, warnings } = await model.restore(manifest.id, {
-    mode: 'in-place',
-    path: panel.context.localPath,
-    ...(kernelId ? { kernel_id: kernelId } : {})
-  });
+  const { kernel_id, warnings } = await replaceKernel(panel, model, manifest.id);
   if (panel.isDisposed) {
     return warnings;
   }
@@ -84,6 +82,27 @@ export async function restoreHere(
     autoClose: 4000
   });
   return warnings;
+}
+
+/** Restore in place of the notebook's kernel; of the session anew when that kernel is gone. */
+async function replaceKernel(
+  panel: NotebookPanel,
+  model: ICheckpointModel,
+  id: string
+): Promise<IRestored> {
+  const options: IRestoreOptions = { mode: 'in-place', path: panel.context.localPath };
+  const kernelId = panel.sessionContext.session?.kernel?.id;
+  if (kernelId) {
+    try {
+      return await model.restore(id, { ...options, kernel_id: kernelId });
+    } catch (error) {
+      if (!(error instanceof CheckpointError && error.id === 'kernel-not-found')) {
+        throw error;
+      }
+      // The page still shows a kernel that the server has lost: nothing is replaced then.
+    }
+  }
+  return model.restore(id, options);
 }
 
 /** Make a notebook talk to a kernel, unless it already does. */

@@ -10,12 +10,14 @@ import type { IManifest } from '../manifest';
 export interface IListProps {
   manifests: IManifest[];
   selected: IManifest;
+  /** The present kernel's name: that of any other is shown. */
+  kernelName: string | null;
   onSelect: (id: string) => void;
   trans: TranslationBundle;
 }
 
 export function CheckpointList(props: IListProps): React.JSX.Element {
-  const { manifests, selected, onSelect, trans } = props;
+  const { manifests, selected, kernelName, onSelect, trans } = props;
   const list = React.useRef<HTMLDivElement>(null);
   // The arrow keys choose from the moment the list is there.
   React.useEffect(() => list.current?.focus(), []);
@@ -45,6 +47,7 @@ export function CheckpointList(props: IListProps): React.JSX.Element {
           key={manifest.id}
           manifest={manifest}
           isSelected={manifest === selected}
+          kernelName={kernelName}
           onClick={() => onSelect(manifest.id)}
           trans={trans}
         />
@@ -56,11 +59,12 @@ export function CheckpointList(props: IListProps): React.JSX.Element {
 interface IRowProps {
   manifest: IManifest;
   isSelected: boolean;
+  kernelName: string | null;
   onClick: () => void;
   trans: TranslationBundle;
 }
 
-function Row({ manifest, isSelected, onClick, trans }: IRowProps): React.JSX.Element {
+function Row({ manifest, isSelected, kernelName, onClick, trans }: IRowProps): React.JSX.Element {
   const time = new Date(manifest.created_at);
   return (
     <div
@@ -76,6 +80,9 @@ function Row({ manifest, isSelected, onClick, trans }: IRowProps): React.JSX.Ele
           {titleOf(manifest)}
         </span>
         {manifest.pinned && <span className="jp-ckpt-Badge">{trans.__('pinned')}</span>}
+        {kernelName && manifest.kernel.name !== kernelName && (
+          <span className="jp-ckpt-Badge">{manifest.kernel.name}</span>
+        )}
         {manifest.kernel.running && (
           <span className="jp-ckpt-Badge jp-mod-running">{trans.__('cell running')}</span>
         )}
