@@ -373,6 +373,8 @@ _ENVIRONMENT = """\
 no size, each checkpoint has a warning, and the default holds |
 | `JUPYTER_CKPT_SAVE_BELOW_MEMORY` | what `save_below_memory` is for kernels of a server, \
 for all others (default: `5%`) |
+| `JUPYTER_CKPT_KEEP` | what `keep`, `keep_hourly` and `keep_daily` are for kernels of a server, \
+for all others: JSON, as `{"keep": 3, "keep_daily": 7}` |
 | `JUPYTER_CKPT_KEY_FILE` | the key file of an encrypted store, instead of the remembered one |
 | `JUPYTER_CKPT_DEBIAN_MIRROR` | the Debian mirror from which `setup` fetches CRIU |
 | `JUPYTER_CKPT_DEBUG` | `1` shows the traceback of an unexpected error of the command line |

@@ -14,8 +14,7 @@ from typing import Any
 
 from .agent_place import remove_stale
 from .client import AgentClient, OnProgress, start_agent
-from .delivery import TRIES, deliver
-from .delivery import take_back as take_back
+from .delivery import TRIES, deliver, take_back
 from .errors import (
     AgentUnreachable,
     CheckpointError,
