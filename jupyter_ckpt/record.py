@@ -47,7 +47,8 @@ class Record:
     owner: dict[str, Any] | None = None
     """The server that shows this kernel: {pid, start_time, root_dir, url}; None: headless."""
     session: dict[str, Any] | None = None
-    """The Jupyter session: {id, path, name, type}; `path` as the server spells it."""
+    """The Jupyter session: {id, path, name, type}; `path` as the server spells it. A kernel
+    with several has its notebook's here, and the rest as a list under ``others``."""
     notebook: str | None = None
     """Absolute path of the notebook document."""
     parent: str | None = None

@@ -29,7 +29,7 @@ from .adoption import show_kernel, tell_state
 from .backend import Backend
 from .documents import Documents, saved_document
 from .events import Act, EventStream
-from .lookup import recorded_form, session_of_kernel, session_of_path
+from .lookup import session_of_kernel, session_of_path
 from .swap import KernelSwap
 
 MODES = ("in-place", "new")
@@ -149,7 +149,7 @@ class RestoreService:
                 manifest, act, kernel_id=kernel_id, in_place=True, files=request.files,
                 wait_s=request.wait_s,
                 connection=swap.connection, connection_file=swap.connection_file,
-                notebook=self._file_of(session), session=recorded_form(session))
+                notebook=self._file_of(session), session=self._backend.session_of(kernel_id)[0])
         finally:
             # Also after a failure: the agent has put the old state back, which
             # is a new process, too.
