@@ -29,6 +29,7 @@ from .server.events import EventStream
 from .server.fork_service import ForkService
 from .server.jobs import JobBoard
 from .server.journal import SessionJournal
+from .server.opening import Opening
 from .server.owner import this_process
 from .server.park_service import ParkService
 from .server.restore_service import RestoreService
@@ -115,6 +116,7 @@ class CheckpointApp(ExtensionApp):
         # Before the journal: what adoption recreates stands in the records already.
         self._adopt()
         self.journal.install()
+        Opening(app.session_manager).install()
         self.backend.session_of = self.journal.session_of
         if self.on_cull == "save-and-stop":
             Culling(self.parks, app.kernel_manager, self.log).install()

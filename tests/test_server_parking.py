@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import requests
 from jupyter_harness import Events, Home, Server, StartServer, wait_until
 
 from jupyter_ckpt.faults import VARIABLE
@@ -226,6 +228,33 @@ def test_two_servers_that_open_one_notebook_bring_it_back_once(
         thread.join()
     answers = sorted(use(one, found[one], "print('x' in globals())") for one in servers)
     assert answers == ["False", "True"]
+
+
+def test_page_that_is_reloaded_while_a_session_comes_back_gets_that_session(
+    real_home: Home, start: StartServer, tmp_path: Path
+) -> None:
+    parked(real_home, start)
+    plan = tmp_path / "plan"
+    plan.mkdir()
+    (plan / "plan.json").write_text(json.dumps([{"point": "restore.running", "act": "hang"}]))
+    server = start(real_home, **{VARIABLE: str(plan)})
+    with suppress(requests.Timeout):  # the page is left
+        server.request("POST", "/api/sessions", {
+            "path": "a.ipynb", "name": "a.ipynb", "type": "notebook",
+            "kernel": {"name": "python3"}}, timeout=2)
+    wait_until((plan / "fired-0").exists, 60, "the restore hangs")
+    found: list[str] = []
+    again = [threading.Thread(target=lambda: found.append(opened(server))) for _ in range(2)]
+    for thread in again:
+        thread.start()
+    assert server.ok("GET", "/api/sessions") == []
+    (plan / "plan.json").write_text("[]")
+    for thread in again:
+        thread.join()
+    [kernel_id] = kernels(server)
+    assert found == [kernel_id, kernel_id]
+    assert use(server, kernel_id, "print(x)") == "7"
+    assert [one["path"] for one in server.ok("GET", "/api/sessions")] == ["a.ipynb"]
 
 
 def test_batch_run_of_a_parked_notebook_starts_fresh(real_home: Home, start: StartServer) -> None:
