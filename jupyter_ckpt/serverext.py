@@ -87,7 +87,7 @@ class CheckpointApp(ExtensionApp):
     on_crash = Enum(("offer", "restore"), "offer", config=True, help="""What becomes of a session
         whose kernel crashed: 'offer' (a fresh kernel, and JupyterLab and 'jupyter ckpt ps' offer
         the last checkpoint) or 'restore' (its last checkpoint is restored by itself, at most once
-        for each checkpoint).""")
+        for each checkpoint and three times an hour for each kernel).""")
 
     def initialize_settings(self) -> None:
         """Build the services, become the default provisioner, adopt living kernels.

@@ -210,16 +210,21 @@ class Backend:
         return offers.dismiss(self.locations.runtime_dir, kernel_id)
 
     def crash_restorable(self, offer: Offer) -> Manifest | None:
-        """Return what to restore by itself after a crash; None: there is nothing, or it was
-        tried before. From now on it counts as tried.
+        """Return what to restore by itself after a crash; None: there is nothing.
 
-        Raises `CheckpointError` when the checkpoint cannot be read.
+        From now on it counts as tried. Raises `RestoreRefused` when it was tried
+        before, or when too much was; other kinds of `CheckpointError` when the
+        checkpoint cannot be read.
         """
         if offer.checkpoint is None:
             return None
         manifest = self.store().resolve(offer.checkpoint)
-        first = offers.attempt(self.locations.runtime_dir, offer.kernel_id, manifest.id)
-        return manifest if first else None
+        why_not = offers.attempt(self.locations.runtime_dir, offer.kernel_id, manifest.id)
+        if why_not is not None:
+            raise RestoreRefused(f"It starts fresh: {why_not}.",
+                                 "The offer stands: restore it in JupyterLab, or with "
+                                 f"'jupyter ckpt restore {manifest.id}'.")
+        return manifest
 
     def parked_checkpoint(self, notebook: str, kernel_name: str) -> Manifest | None:
         return parking.parked_checkpoint(self.locations, notebook, kernel_name)

@@ -57,8 +57,8 @@ class Revival:
     async def of_crashed(self, start: Start) -> Record | None:
         """Tell of a crash; with ``on_crash`` = restore bring the last checkpoint back.
 
-        At most once for each checkpoint: a crash that repeats itself must not
-        loop. None: a fresh kernel is to be started.
+        At most once for each checkpoint, and not too often within a time: a crash
+        that repeats itself must not loop. None: a fresh kernel is to be started.
         """
         offer = await self._backend.run(self._backend.offer, start.kernel_id)
         if offer is None:
@@ -76,9 +76,8 @@ class Revival:
                             start.kernel_id, offer.how, error)
             return None
         if manifest is None:
-            self._log.warning(
-                "Kernel %s (%s) starts fresh: checkpoint %s was restored after a crash before.",
-                start.kernel_id, offer.how, offer.checkpoint)
+            self._log.warning("Kernel %s (%s) starts fresh: it has no checkpoint.",
+                              start.kernel_id, offer.how)
             return None
         point("revive.attempted")
         return await self.restore(manifest, replace(start, notebook=offer.notebook), "crash")
