@@ -207,7 +207,7 @@ class CheckpointApp(ExtensionApp):
         app: Any = self.serverapp
         self.watch.stop()
         try:
-            await Departure(self.parks, app.kernel_manager, self.log).leave(
+            await Departure(self.backend, self.parks, app.kernel_manager, self.log).leave(
                 self.on_shutdown, self.shutdown_budget_s)
         except Exception:
             # A server that stumbles here would never end.

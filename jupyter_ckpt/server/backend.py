@@ -14,7 +14,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,6 +41,8 @@ from ..protocol import Job, checkpoint_id
 from ..record import Record, all_records, read_record, record_folder, write_record
 from ..store import Store
 from .events import Emitter, Silence
+from .owner import released
+from .threads import DaemonThreads
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -71,7 +72,7 @@ class Backend:
         """Tells what session and notebook a kernel belongs to that is started again."""
         self.on_crash = "offer"
         """What becomes of a session whose kernel crashed: it is offered, or restored."""
-        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="ckpt")
+        self._workers = DaemonThreads(WORKERS, "ckpt")
 
     async def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call a blocking function in a worker thread and return its result."""
@@ -96,18 +97,29 @@ class Backend:
     def note_session(
         self, record: Record, session: dict[str, Any] | None, notebook: str | None
     ) -> None:
-        """Write into the record which session shows the kernel, and that it is ours.
+        """Write into the record which session shows the kernel, and that it is ours."""
+        self._note(record, session=session, notebook=notebook, owner=self.owner)
+
+    def release(self, record: Record) -> None:
+        """Write into the record that this server shows the kernel no more.
+
+        The next server of the same folder may show it at once, also while this
+        process still runs. Raises `KernelNotFound` when the kernel has ended.
+        """
+        if self.owner is not None:
+            self._note(record, owner=released(self.owner))
+
+    def _note(self, record: Record, **fields: Any) -> None:
+        """Change a record.
 
         The agent does it where one lives; otherwise the record is rewritten
         here, so that a claim never waits for an agent to start.
         """
         try:
-            self.client(record).note_session(
-                session=session, notebook=notebook, owner=self.owner)
+            self.client(record).note_session(**fields)
         except AgentUnreachable:
-            present = self.record(record.kernel_id)
-            changed = replace(present, session=session, notebook=notebook, owner=self.owner)
-            write_record(self.folder(record.kernel_id), changed)
+            write_record(self.folder(record.kernel_id),
+                         replace(self.record(record.kernel_id), **fields))
 
     def running(self, record: Record) -> dict[str, Any]:
         """Return what runs in the kernel now: {busy, running, recent}."""

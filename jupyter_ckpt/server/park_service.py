@@ -46,7 +46,6 @@ class ParkService:
             return None
         return Parking(self._backend, act, record, manifest, self._log)
 
-
 class Parking:
     """A kernel that is safe to end. `mark` comes just before its end, `undo` if it lives on."""
 
