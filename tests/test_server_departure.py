@@ -14,21 +14,25 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fake_kernels import a_manifest, stored
 from jupyter_harness import Home, StartServer, wait_until
 from tornado.web import HTTPError
 
+from jupyter_ckpt import offers
 from jupyter_ckpt.faults import VARIABLE
 from jupyter_ckpt.locations import Locations
 from jupyter_ckpt.procfs import ProcessId
-from jupyter_ckpt.record import Record, write_record
+from jupyter_ckpt.record import Record, read_record, write_record
 from jupyter_ckpt.server import departure
 from jupyter_ckpt.server.backend import Backend
 from jupyter_ckpt.server.departure import Departure
 from jupyter_ckpt.server.owner import is_orphan_of, this_process
 from jupyter_ckpt.server.threads import DaemonThreads
+from jupyter_ckpt.store import Store
 
 pytest_plugins = ["jupyter_fixtures"]
 KERNELS = [f"11111111-aaaa-4000-8000-00000000000{n}" for n in range(3)]
+GONE = ProcessId(4_000_000, 1)
 
 
 def me() -> ProcessId:
@@ -112,6 +116,34 @@ def test_one_save_that_goes_wrong_keeps_no_other_kernel_running(
     parks: Any = Parks()
     asyncio.run(Departure(backend, parks, manager, logging.getLogger()).leave("save-and-stop", 1))
     assert list(manager.kernels) == [KERNELS[0], KERNELS[2]], "the server ends these, saved"
+
+
+def test_offer_is_made_from_the_record_on_disk_and_not_from_an_old_one(backend: Backend) -> None:
+    store = Store.open(backend.locations.store_dir)
+    first = stored(store, a_manifest(KERNELS[0]))
+    last = stored(store, a_manifest(KERNELS[0], created_at="2026-01-02T00:00:00.000Z"))
+    folder = backend.folder(KERNELS[0])
+    folder.mkdir(mode=0o700, parents=True)
+    old = Record(KERNELS[0], kernel=GONE, agent=GONE, parent=first.id)
+    write_record(folder, Record(KERNELS[0], kernel=GONE, agent=GONE, parent=last.id,
+                                notebook="/n/renamed.ipynb"))
+    (folder / offers.ENDED_NAME).write_text("signal 9\n")
+    backend.stop(old)
+    [offer] = backend.offers()
+    assert (offer.checkpoint, offer.notebook) == (last.id, "/n/renamed.ipynb")
+    assert not folder.exists()
+
+
+def test_end_waits_for_the_agent_that_the_record_on_disk_names(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = backend.folder(KERNELS[0])
+    folder.mkdir(mode=0o700, parents=True)
+    write_record(folder, Record(KERNELS[0], kernel=GONE, agent=me()))
+    monkeypatch.setattr("jupyter_ckpt.server.backend.END_DEADLINE_S", 0.0)
+    with pytest.raises(Exception, match="does not end"):
+        backend.stop(Record(KERNELS[0], kernel=GONE, agent=GONE))
+    assert read_record(folder).agent == me()
 
 
 # -- the threads ---------------------------------------------------------------------------

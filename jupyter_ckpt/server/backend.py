@@ -158,20 +158,32 @@ class Backend:
     def _wait_for_end(self, record: Record) -> None:
         """Wait for the agent to clean up; clean up for one that is dead.
 
-        A kernel of the same id may be started right afterwards.
+        A kernel of the same id may be started right afterwards. What the record
+        says on disk counts: whoever asks may have read it long ago, and the
+        agent has been another and saved the kernel since.
         """
         deadline = time.monotonic() + END_DEADLINE_S
-        while record.agent is not None and record.agent.is_alive():
+        while any(agent is not None and agent.is_alive()
+                  for agent in (record.agent, self._present(record).agent)):
             if time.monotonic() > deadline:
                 raise AgentUnreachable(
                     f"The agent of kernel {record.kernel_id} does not end.",
                     f"Its log is {self.folder(record.kernel_id) / 'agent.log'}.")
             time.sleep(POLL_S)
         with contextlib.suppress(KernelNotFound, RecordCorrupt):
-            if self.record(record.kernel_id).kernel == record.kernel:
+            present = self.record(record.kernel_id)
+            if present.kernel == record.kernel:
                 # Nobody else can tell of its end any more: kernel and agent are both dead.
-                offers.bury(self.locations, record)
+                offers.bury(self.locations, present)
                 shutil.rmtree(self.folder(record.kernel_id), ignore_errors=True)
+
+    def _present(self, record: Record) -> Record:
+        """Return what the record says by now; `record` where it tells of this kernel no more."""
+        try:
+            present = self.record(record.kernel_id)
+        except (KernelNotFound, RecordCorrupt):
+            return record
+        return present if present.kernel == record.kernel else record
 
     def save(self, record: Record, **arguments: Any) -> Manifest:
         return kernels.save(self.locations, record, **arguments)
