@@ -165,6 +165,23 @@ def test_console_beside_a_notebook_does_not_take_its_place(
         assert (record["session"]["id"], record["notebook"]) == (console["id"], None)
 
 
+def test_kernel_whose_server_died_before_it_had_a_session_gets_one_for_its_notebook(
+    fake_home: Home, start: StartServer
+) -> None:
+    first = start(fake_home)
+    kernel_id = first.open_session("a.ipynb")["kernel"]["id"]
+    first.kill()
+    path = fake_home.runtime / "ckpt" / kernel_id / "record.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "session": None}))
+    second = start(fake_home)
+    assert [(one["path"], one["name"], one["kernel"]["id"])
+            for one in second.ok("GET", "/api/sessions")] == [("a.ipynb", "a.ipynb", kernel_id)]
+    assert second.open_session("a.ipynb")["kernel"]["id"] == kernel_id
+    record = fake_home.record(kernel_id)
+    assert record is not None
+    assert record["session"]["path"] == "a.ipynb"
+
+
 def test_server_of_another_folder_adopts_nothing(fake_home: Home, start: StartServer) -> None:
     first = start(fake_home)
     first.open_session("a.ipynb")

@@ -11,7 +11,9 @@ import logging
 import os
 import queue
 import time
+import uuid
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -101,8 +103,9 @@ class Adoption:
                 present = self._backend.record(record.kernel_id)
                 if not is_orphan_of(present, self._root_dir):
                     return None
-                self._backend.note_session(present, present.session, present.notebook)
-                return present
+                session = present.session or self._unrecorded_session(present)
+                self._backend.note_session(present, session, present.notebook)
+                return replace(present, session=session)
         except Timeout:
             self._log.info("Kernel %s is being adopted by another server.", record.kernel_id)
             return None
@@ -138,6 +141,21 @@ class Adoption:
             await ensure_async(manager.save_session(
                 session["id"], path=session.get("path"), name=session.get("name"),
                 type=session.get("type"), kernel_id=record.kernel_id))
+
+
+    def _unrecorded_session(self, record: Record) -> dict[str, Any] | None:
+        """Return a session for a kernel whose server died before it had made one.
+
+        Its notebook was being opened. Without a session, opening it again would
+        start a fresh kernel, and hide this one: a session that came back, perhaps.
+        """
+        if record.notebook is None:
+            return None
+        path = os.path.relpath(os.path.realpath(record.notebook), self._root_dir)
+        if path.startswith(os.pardir):
+            return None
+        return {"id": str(uuid.uuid4()), "path": path.replace(os.sep, "/"),
+                "name": os.path.basename(path), "type": "notebook"}
 
 
 async def show_kernel(
