@@ -71,6 +71,7 @@ class Revival:
             return None
         try:
             manifest = await self._backend.run(self._backend.crash_restorable, offer)
+            point("revive.attempted")
         except (CheckpointError, OSError) as error:
             self._log.error("Kernel %s (%s) is not restored: %s",
                             start.kernel_id, offer.how, error)
@@ -79,7 +80,6 @@ class Revival:
             self._log.warning("Kernel %s (%s) starts fresh: it has no checkpoint.",
                               start.kernel_id, offer.how)
             return None
-        point("revive.attempted")
         return await self.restore(manifest, replace(start, notebook=offer.notebook), "crash")
 
     async def restore(self, manifest: Manifest, start: Start, reason: str) -> Record | None:
