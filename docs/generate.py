@@ -448,7 +448,8 @@ _FIELDS = {
              "`beside` (of a SQLite database that was open, but not open itself); only those "
              "with `saved` are in the checkpoint, under the name `content`. The files of one "
              "database have the database's path as their `group`; the first of them lists in "
-             "`absent` those that did not exist",
+             "`absent` those that did not exist. Older checkpoints have the hash of what was "
+             "saved here, as `blake3`",
     "host": "`{hostname, machine, kernel_release, cpu_model, boot_id, uid, gid, groups, "
             "criu_version}`",
     "warnings": "sentences for a person",

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 ENDED_NAME = "ended"
 """Written into a runtime folder by the dump root when its kernel ends (native/box.c)."""
 KEPT_S = 30 * 24 * 3600.0
+ATTEMPTS_MOST = 3
+ATTEMPTS_WINDOW_S = 3600.0
+"""So often a kernel that crashes is brought back by itself within so many seconds."""
 PLANNED = ("exit 0", f"signal {int(signal.SIGTERM)}")
 _MAX_BYTES = 64 << 10
 
@@ -131,17 +134,35 @@ def withdraw(runtime_dir: Path, manifest: Manifest) -> None:
             dismiss(runtime_dir, offer.kernel_id)
 
 
-def attempt(runtime_dir: Path, kernel_id: str, checkpoint_id: str) -> bool:
-    """Note, before it is tried, that a checkpoint is restored by itself; False: it was before.
+def attempt(runtime_dir: Path, kernel_id: str, checkpoint_id: str) -> str | None:
+    """Note, before it is tried, that a checkpoint is restored by itself after a crash.
 
-    So a session that crashes again and again is not brought back for ever.
+    Returns why it must not be, and notes nothing then: no checkpoint is tried
+    twice, and no kernel more than `ATTEMPTS_MOST` times within
+    `ATTEMPTS_WINDOW_S`. A session that crashes again and again would be brought
+    back for ever else: saved for want of memory in each life, it has another
+    checkpoint each time.
     """
     path = _attempts(runtime_dir, kernel_id)
-    known = path.read_text().split() if path.exists() else []
-    if checkpoint_id in known:
-        return False
-    write_private(path, "\n".join([*known, checkpoint_id]).encode())
-    return True
+    lines = path.read_text().splitlines() if path.exists() else []
+    if checkpoint_id in [line.partition(" ")[0] for line in lines]:
+        return f"checkpoint {checkpoint_id} was restored after a crash before"
+    now = time.time()
+    # One noted in the future (the clock was set back) counts, too.
+    lately = [line for line in lines if now - _noted_at(line) < ATTEMPTS_WINDOW_S]
+    if len(lately) >= ATTEMPTS_MOST:
+        return (f"this kernel was restored after a crash {len(lately)} times "
+                f"within {ATTEMPTS_WINDOW_S / 60:.0f} minutes")
+    write_private(path, "\n".join([*lines, f"{checkpoint_id} {now:.0f}"]).encode())
+    return None
+
+
+def _noted_at(line: str) -> float:
+    """Return when an attempt was noted, in seconds since the epoch; 0: nobody knows."""
+    try:
+        return float(line.partition(" ")[2])
+    except ValueError:
+        return 0.0
 
 
 def _attempts(runtime_dir: Path, kernel_id: str) -> Path:

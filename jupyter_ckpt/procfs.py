@@ -7,6 +7,8 @@ recycled pid is never mistaken for the process a record speaks of.
 from __future__ import annotations
 
 import os
+import select
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +73,19 @@ def status_lines(pid: int) -> dict[str, str]:
             return {name: value.strip() for name, _, value in pairs}
     except OSError:
         return {}
+
+
+def readable(handles: Iterable[int], timeout_s: float | None = None) -> set[int]:
+    """Wait until some of the open descriptors are readable; return these (none: time is up).
+
+    A pid descriptor is readable once its process has ended, a pipe also at its
+    end. Not by select(2), which takes no descriptor above 1023: Jupyter servers
+    may have more.
+    """
+    waiting = select.poll()
+    for handle in handles:
+        waiting.register(handle, select.POLLIN)
+    return {handle for handle, _ in waiting.poll(None if timeout_s is None else timeout_s * 1000)}
 
 
 def own_umask() -> int:

@@ -51,7 +51,8 @@ class Record:
     store: str | None = None
     """The folder its agent saves into, unless a request names another."""
     session: dict[str, Any] | None = None
-    """The Jupyter session: {id, path, name, type}; `path` as the server spells it."""
+    """The Jupyter session: {id, path, name, type}; `path` as the server spells it. A kernel
+    with several has its notebook's here, and the rest as a list under ``others``."""
     notebook: str | None = None
     """Absolute path of the notebook document."""
     parent: str | None = None

@@ -38,6 +38,7 @@ from .server.events import EventStream
 from .server.fork_service import ForkService
 from .server.jobs import JobBoard
 from .server.journal import SessionJournal
+from .server.opening import Opening
 from .server.owner import this_process
 from .server.park_service import ParkService
 from .server.restore_service import RestoreService
@@ -96,7 +97,7 @@ class CheckpointApp(ExtensionApp):
     on_crash = Enum(("offer", "restore"), "offer", config=True, help="""What becomes of a session
         whose kernel crashed: 'offer' (a fresh kernel, and JupyterLab and 'jupyter ckpt ps' offer
         the last checkpoint) or 'restore' (its last checkpoint is restored by itself, at most once
-        for each checkpoint).""")
+        for each checkpoint and three times an hour for each kernel).""")
 
     def _config_file_name_default(self) -> str:
         return OWN_FILE  # Jupyter would put its own name before ours
@@ -126,6 +127,7 @@ class CheckpointApp(ExtensionApp):
         self._adopt()
         self.watch = AgentWatch(self.backend, self.backend.events, self.log, self.agent_check_s)
         self.journal.install()
+        Opening(app.session_manager).install()
         self.backend.session_of = self.journal.session_of
         if self.on_cull == "save-and-stop":
             Culling(self.parks, app.kernel_manager, self.log).install()
@@ -235,7 +237,7 @@ class CheckpointApp(ExtensionApp):
         app: Any = self.serverapp
         self.watch.stop()
         try:
-            await Departure(self.parks, app.kernel_manager, self.log).leave(
+            await Departure(self.backend, self.parks, app.kernel_manager, self.log).leave(
                 self.on_shutdown, self.shutdown_budget_s)
         except Exception:
             # A server that stumbles here would never end.

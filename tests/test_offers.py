@@ -173,10 +173,34 @@ def test_offer_that_cannot_be_read_is_passed_over(places: Locations, text: str) 
     assert [one.kernel_id for one in offers.all_offers(places.runtime_dir)] == [KERNEL]
 
 
+def attempts(places: Locations, *checkpoints: str) -> list[bool]:
+    """Return for each checkpoint whether it may be restored by itself now."""
+    return [offers.attempt(places.runtime_dir, KERNEL, one) is None for one in checkpoints]
+
+
 def test_checkpoint_is_restored_by_itself_only_once(places: Locations) -> None:
     offers.leave_offer(places, dead(places), "x")
-    answers = [offers.attempt(places.runtime_dir, KERNEL, one) for one in ("aa", "bb", "aa", "bb")]
-    assert answers == [True, True, False, False]
+    assert attempts(places, "aa", "bb", "aa", "bb") == [True, True, False, False]
+
+
+def test_kernel_that_is_saved_anew_in_each_life_is_restored_by_itself_only_so_often(
+    places: Locations
+) -> None:
+    offers.leave_offer(places, dead(places), "x")
+    assert attempts(places, "aa", "bb", "cc", "dd", "ee") == [True, True, True, False, False]
+    told = offers.attempt(places.runtime_dir, KERNEL, "dd")
+    assert told == "this kernel was restored after a crash 3 times within 60 minutes"
+    # An hour later one more; what was tried is never tried again.
+    path = places.runtime_dir / "offers" / f"{KERNEL}.attempts"
+    path.write_text("".join(f"{line.split()[0]} {float(line.split()[1]) - 3601}\n"
+                            for line in path.read_text().splitlines()))
+    assert attempts(places, "aa", "dd", "ee") == [False, True, True]
+
+
+def test_attempts_of_an_older_version_or_without_sense_are_read(places: Locations) -> None:
+    offers.leave_offer(places, dead(places), "x")
+    (places.runtime_dir / "offers" / f"{KERNEL}.attempts").write_text("aa\nbb soon\n\ncc")
+    assert attempts(places, "aa", "bb", "cc", "dd") == [False, False, False, True]
 
 
 # -- stale records ------------------------------------------------------------------------------

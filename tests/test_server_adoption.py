@@ -135,6 +135,53 @@ def test_session_renamed_and_deleted_is_recorded_when_it_happens(
     assert list(home.runtime.glob("kernel-*.json")) == []
 
 
+def test_console_beside_a_notebook_does_not_take_its_place(
+    home: Home, start: StartServer
+) -> None:
+    home.write_notebook("a.ipynb", "x")
+    first = start(home)
+    notebook = first.open_session("a.ipynb")
+    kernel_id = notebook["kernel"]["id"]
+    console = first.ok("POST", "/api/sessions", {
+        "path": "console-1-uuid", "name": "Console 1", "type": "console",
+        "kernel": {"id": kernel_id}})
+    record = home.record(kernel_id)
+    assert record is not None
+    assert (record["session"]["id"], record["notebook"]) == (
+        notebook["id"], str(home.notebooks / "a.ipynb"))
+    saved = first.save(kernel_id)["result"]
+    assert saved["notebook"]["path"] == str(home.notebooks / "a.ipynb")
+    first.kill()
+
+    second = start(home)
+    assert {(one["id"], one["type"], one["kernel"]["id"])
+            for one in second.ok("GET", "/api/sessions")} == {
+        (notebook["id"], "notebook", kernel_id), (console["id"], "console", kernel_id)}
+
+    # The notebook turns to another kernel; the console stays with this one.
+    second.ok("PATCH", f"/api/sessions/{notebook['id']}", {"kernel": {"id": None,
+                                                                     "name": "python3"}})
+    if record := home.record(kernel_id):  # Jupyter may have ended it
+        assert (record["session"]["id"], record["notebook"]) == (console["id"], None)
+
+
+def test_kernel_whose_server_died_before_it_had_a_session_gets_one_for_its_notebook(
+    fake_home: Home, start: StartServer
+) -> None:
+    first = start(fake_home)
+    kernel_id = first.open_session("a.ipynb")["kernel"]["id"]
+    first.kill()
+    path = fake_home.runtime / "ckpt" / kernel_id / "record.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "session": None}))
+    second = start(fake_home)
+    assert [(one["path"], one["name"], one["kernel"]["id"])
+            for one in second.ok("GET", "/api/sessions")] == [("a.ipynb", "a.ipynb", kernel_id)]
+    assert second.open_session("a.ipynb")["kernel"]["id"] == kernel_id
+    record = fake_home.record(kernel_id)
+    assert record is not None
+    assert record["session"]["path"] == "a.ipynb"
+
+
 def test_server_of_another_folder_adopts_nothing(fake_home: Home, start: StartServer) -> None:
     first = start(fake_home)
     first.open_session("a.ipynb")

@@ -7,11 +7,15 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
+import requests
 from jupyter_harness import Events, Home, Server, StartServer, wait_until
 
+from jupyter_ckpt.agent.retention import may_go
 from jupyter_ckpt.faults import VARIABLE
 from jupyter_ckpt.store import Store
 
@@ -87,7 +91,34 @@ def test_culled_session_comes_back_as_often_as_it_is_culled(
     assert server.connect(third).run("print('x' in globals())") == "False"
 
 
+@pytest.mark.parametrize("kind", ["console", "no session", "file gone"])
+def test_kernel_without_a_notebook_is_saved_and_not_parked(
+    real_home: Home, start: StartServer, kind: str
+) -> None:
+    server = start(real_home, "--MappingKernelManager.cull_idle_timeout=5", CULL[1])
+    events = Events(server)
+    if kind == "console":
+        kernel_id = server.ok("POST", "/api/sessions", {
+            "path": "console-1-uuid", "name": "Console 1", "type": "console",
+            "kernel": {"name": "python3"}})["kernel"]["id"]
+    elif kind == "no session":
+        kernel_id = server.ok("POST", "/api/kernels", {"name": "python3"})["id"]
+    else:
+        path = real_home.write_notebook("a.ipynb", "x")
+        kernel_id = opened(server)
+        path.unlink()
+    assert use(server, kernel_id, "x = 7; print(x)") == "7"
+    wait_until(lambda: not kernels(server), 60, "the idle kernel is culled")
+    [saved] = server.ok("GET", "/api/ckpt/checkpoints")
+    assert (saved["trigger"], saved["parked"]) == ("cull", False)
+    assert may_go(Store.open(real_home.folder / "data" / "ckpt").resolve(saved["id"]))
+    told = events.last("park", "succeeded")
+    assert f"'jupyter ckpt restore {saved['id']}'" in told["message"]
+    assert "opening its notebook" not in server.log.read_text()
+
+
 def test_kernel_that_cannot_be_saved_is_not_culled(fake_home: Home, start: StartServer) -> None:
+    fake_home.write_notebook("a.ipynb", "x")
     server = start(fake_home, *CULL)
     events = Events(server)
     kernel_id = opened(server)
@@ -116,6 +147,21 @@ def test_kernel_that_is_used_while_it_is_saved_is_not_culled(
     assert "in use again" in events.last("park", "succeeded")["message"]
     assert kernels(server) == [kernel_id]
     assert [one["parked"] for one in checkpoints(server)] == [False]
+
+
+def test_kernel_whose_save_hangs_holds_up_no_other(fake_home: Home, start: StartServer) -> None:
+    server = start(fake_home, *CULL)
+    events = Events(server)
+    hangs = opened(server)
+    hold = fake_home.runtime / "ckpt" / hangs / "hold"
+    hold.touch()
+    events.phases("park", "started")
+    server.open_session("b.ipynb")
+    wait_until(lambda: kernels(server) == [hangs], 15, "the other kernel is culled")
+    assert [one["phase"] for one in events.seen
+            if one["action"] == "park" and one["kernel_id"] == hangs] == ["started"]
+    hold.unlink()
+    wait_until(lambda: not kernels(server), 60, "it is culled, too")
 
 
 def test_policy_stop_culls_without_saving(fake_home: Home, start: StartServer) -> None:
@@ -232,6 +278,33 @@ def test_two_servers_that_open_one_notebook_bring_it_back_once(
         thread.join()
     answers = sorted(use(one, found[one], "print('x' in globals())") for one in servers)
     assert answers == ["False", "True"]
+
+
+def test_page_that_is_reloaded_while_a_session_comes_back_gets_that_session(
+    real_home: Home, start: StartServer, tmp_path: Path
+) -> None:
+    parked(real_home, start)
+    plan = tmp_path / "plan"
+    plan.mkdir()
+    (plan / "plan.json").write_text(json.dumps([{"point": "restore.running", "act": "hang"}]))
+    server = start(real_home, **{VARIABLE: str(plan)})
+    with suppress(requests.Timeout):  # the page is left
+        server.request("POST", "/api/sessions", {
+            "path": "a.ipynb", "name": "a.ipynb", "type": "notebook",
+            "kernel": {"name": "python3"}}, timeout=2)
+    wait_until((plan / "fired-0").exists, 60, "the restore hangs")
+    found: list[str] = []
+    again = [threading.Thread(target=lambda: found.append(opened(server))) for _ in range(2)]
+    for thread in again:
+        thread.start()
+    assert server.ok("GET", "/api/sessions") == []
+    (plan / "plan.json").write_text("[]")
+    for thread in again:
+        thread.join()
+    [kernel_id] = kernels(server)
+    assert found == [kernel_id, kernel_id]
+    assert use(server, kernel_id, "print(x)") == "7"
+    assert [one["path"] for one in server.ok("GET", "/api/sessions")] == ["a.ipynb"]
 
 
 def test_batch_run_of_a_parked_notebook_starts_fresh(real_home: Home, start: StartServer) -> None:

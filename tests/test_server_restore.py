@@ -62,6 +62,26 @@ def test_same_request_id_saves_once(fake_home: Home, start: StartServer) -> None
     assert len(server.ok("GET", "/api/ckpt/checkpoints")) == 1
 
 
+def test_save_asked_for_again_after_the_server_was_replaced_answers_its_checkpoint(
+    real_home: Home, start: StartServer
+) -> None:
+    first, kernel_id, _ = started(real_home, start)
+    asked = {"name": "the first", "request_id": uuid.uuid4().hex}
+    made = first.save(kernel_id, **asked)["result"]
+    first.kill()
+    second = start(real_home)
+    again = second.ok("POST", f"/api/ckpt/kernels/{kernel_id}/checkpoints", asked)
+    assert (again["id"], again["state"], again["result"]["id"]) == (
+        asked["request_id"], "done", made["id"])
+    # Also when the kernel has ended since; another request for the name is refused.
+    refused = second.request("POST", f"/api/ckpt/kernels/{kernel_id}/checkpoints",
+                             {"name": "the first"})
+    assert refused.status_code == 409
+    second.ok("DELETE", f"/api/kernels/{kernel_id}")
+    assert second.save(kernel_id, **asked)["result"]["id"] == made["id"]
+    assert len(second.ok("GET", "/api/ckpt/checkpoints")) == 1
+
+
 def test_save_that_fails_leaves_the_kernel_and_tells_why(
     fake_home: Home, start: StartServer
 ) -> None:

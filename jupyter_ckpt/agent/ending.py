@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import select
 
 from ..errors import KernelNotFound
-from ..procfs import ProcessId
+from ..procfs import ProcessId, readable
 from ..record import Record
 
 WORD_S = 2.0
@@ -35,6 +34,6 @@ def _wait_for(process: ProcessId | None, timeout_s: float | None = None) -> None
         return
     try:
         if process.is_alive():  # asked with the handle in hand: no other can take the pid
-            select.select([handle], [], [], timeout_s)
+            readable([handle], timeout_s)
     finally:
         os.close(handle)

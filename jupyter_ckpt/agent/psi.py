@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from ..procfs import readable
+
 TRIGGER = b"some 100000 2000000\0"
 """Some process stalled for 100 ms within 2 s."""
 LOOK_EVERY_S = 5.0
@@ -61,7 +63,7 @@ class PressureWait:
         if watching and not self._triggers:
             timeout_s = LOOK_EVERY_S if timeout_s is None else min(timeout_s, LOOK_EVERY_S)
         if not watching:
-            select.select([self._wake], [], [], timeout_s)
+            readable([self._wake], timeout_s)
         else:
             for handle, event in self._poll.poll(None if timeout_s is None else timeout_s * 1000):
                 if handle != self._wake and event & (select.POLLERR | select.POLLNVAL):

@@ -14,7 +14,6 @@ freeze as well.
 from __future__ import annotations
 
 import os
-import select
 import socket
 import subprocess
 import threading
@@ -24,6 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import DumpFailed
+from ..procfs import readable
 from .holders import LOOK_EVERY_S, Watch
 
 SOCKET_NAME = "notify.sock"
@@ -71,7 +71,7 @@ class Notifications:
         try:
             while True:
                 waiting = self._socket.fileno() if work is None else work.finished
-                ready, _, _ = select.select([waiting, ended], [], [], LOOK_EVERY_S)
+                ready = readable([waiting, ended], LOOK_EVERY_S)
                 if waiting in ready and work is None:
                     watch.look(may_rest=True)
                     work = _Work(self._socket.accept()[0], while_frozen, progress)

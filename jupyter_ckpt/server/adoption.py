@@ -11,7 +11,9 @@ import logging
 import os
 import queue
 import time
+import uuid
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -81,7 +83,7 @@ class Adoption:
             running = await self._ask_running(claimed)
             await show_kernel(self._kernels, claimed)
             await tell_state(self._kernels.get_kernel(claimed.kernel_id), running)
-            await self._recreate_session_surely(claimed)
+            await self._recreate_sessions_surely(claimed)
             point("adopt.done")
         except Exception:
             # Whatever went wrong (a kernelspec that is gone, a broken file):
@@ -101,8 +103,9 @@ class Adoption:
                 present = self._backend.record(record.kernel_id)
                 if not is_orphan_of(present, self._root_dir):
                     return None
-                self._backend.note_session(present, present.session, present.notebook)
-                return present
+                session = present.session or self._unrecorded_session(present)
+                self._backend.note_session(present, session, present.notebook)
+                return replace(present, session=session)
         except Timeout:
             self._log.info("Kernel %s is being adopted by another server.", record.kernel_id)
             return None
@@ -115,28 +118,44 @@ class Adoption:
         except (CheckpointError, asyncio.TimeoutError):
             return None
 
-    async def _recreate_session_surely(self, record: Record) -> None:
-        """Recreate the session; tried once more, or an opened notebook finds no kernel."""
+    async def _recreate_sessions_surely(self, record: Record) -> None:
+        """Recreate the sessions; tried once more, or an opened notebook finds no kernel."""
         try:
             point("adopt.shown")
-            await self._recreate_session(record)
+            await self._recreate_sessions(record)
         except Exception:
             self._log.warning("The session of kernel %s is recreated at a second try.",
                               record.kernel_id, exc_info=True)
-            await self._recreate_session(record)
+            await self._recreate_sessions(record)
 
-    async def _recreate_session(self, record: Record) -> None:
-        session = record.session
-        if not session or not session.get("id"):
-            return
+    async def _recreate_sessions(self, record: Record) -> None:
+        first = record.session or {}
         manager = self._sessions
-        rows = manager.cursor.execute(
-            "SELECT kernel_id FROM session WHERE session_id=?", (session["id"],)).fetchall()
-        if rows:  # a session database on disk outlives its server, too
-            return
-        await ensure_async(manager.save_session(
-            session["id"], path=session.get("path"), name=session.get("name"),
-            type=session.get("type"), kernel_id=record.kernel_id))
+        for session in (first, *(first.get("others") or ())):
+            if not session.get("id"):
+                continue
+            rows = manager.cursor.execute(
+                "SELECT kernel_id FROM session WHERE session_id=?", (session["id"],)).fetchall()
+            if rows:  # a session database on disk outlives its server, too
+                continue
+            await ensure_async(manager.save_session(
+                session["id"], path=session.get("path"), name=session.get("name"),
+                type=session.get("type"), kernel_id=record.kernel_id))
+
+
+    def _unrecorded_session(self, record: Record) -> dict[str, Any] | None:
+        """Return a session for a kernel whose server died before it had made one.
+
+        Its notebook was being opened. Without a session, opening it again would
+        start a fresh kernel, and hide this one: a session that came back, perhaps.
+        """
+        if record.notebook is None:
+            return None
+        path = os.path.relpath(os.path.realpath(record.notebook), self._root_dir)
+        if path.startswith(os.pardir):
+            return None
+        return {"id": str(uuid.uuid4()), "path": path.replace(os.sep, "/"),
+                "name": os.path.basename(path), "type": "notebook"}
 
 
 async def show_kernel(

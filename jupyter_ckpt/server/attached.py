@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 
-from ..procfs import ProcessId
+from ..procfs import ProcessId, readable
 
 UNKNOWN_EXIT_CODE = -1
 """Only a parent learns an exit code; a kernel's parent is its box."""
@@ -38,13 +37,13 @@ class AttachedProcess:
 
     def poll(self) -> int | None:
         """Return None while the process runs, an unknown exit code afterwards."""
-        if self.returncode is None and select.select([self._fd], [], [], 0)[0]:
+        if self.returncode is None and readable([self._fd], 0):
             self._mark_dead()
         return self.returncode
 
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Wait for the end of the process, at most `timeout_s` seconds."""
-        if self.returncode is None and select.select([self._fd], [], [], timeout_s)[0]:
+        if self.returncode is None and readable([self._fd], timeout_s):
             self._mark_dead()
         return self.returncode
 

@@ -14,7 +14,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,6 +43,8 @@ from ..protocol import Job, checkpoint_id
 from ..record import Record, all_records, read_record, record_folder, write_record
 from ..store import Store
 from .events import Emitter, Silence
+from .owner import released
+from .threads import DaemonThreads
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -77,7 +78,7 @@ class Backend:
         """What becomes of a session whose kernel crashed: it is offered, or restored."""
         self.on_kernel: Callable[[], None] = lambda: None
         """Called, by any thread, when there is a kernel that was not there before."""
-        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="ckpt")
+        self._workers = DaemonThreads(WORKERS, "ckpt")
 
     async def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call a blocking function in a worker thread and return its result."""
@@ -102,7 +103,20 @@ class Backend:
     def note_session(
         self, record: Record, session: dict[str, Any] | None, notebook: str | None
     ) -> None:
-        """Write into the record which session shows the kernel, and that it is ours.
+        """Write into the record which session shows the kernel, and that it is ours."""
+        self._note(record, session=session, notebook=notebook, owner=self.owner)
+
+    def release(self, record: Record) -> None:
+        """Write into the record that this server shows the kernel no more.
+
+        The next server of the same folder may show it at once, also while this
+        process still runs. Raises `KernelNotFound` when the kernel has ended.
+        """
+        if self.owner is not None:
+            self._note(record, owner=released(self.owner))
+
+    def _note(self, record: Record, **fields: Any) -> None:
+        """Change a record.
 
         The agent does it where one lives; otherwise the record is rewritten
         here, so that a claim never waits for an agent to start. Meanwhile we have
@@ -111,7 +125,7 @@ class Backend:
         client, folder = self.client(record), self.folder(record.kernel_id)
 
         def tell() -> None:
-            client.note_session(session=session, notebook=notebook, owner=self.owner)
+            client.note_session(**fields)
 
         try:
             return tell()
@@ -122,9 +136,7 @@ class Backend:
         if place is None:
             return tell()  # one has just come up
         try:
-            present = self.record(record.kernel_id)
-            write_record(folder, replace(present, session=session, notebook=notebook,
-                                         owner=self.owner))
+            write_record(folder, replace(self.record(record.kernel_id), **fields))
         finally:
             place.leave()
 
@@ -169,19 +181,22 @@ class Backend:
 
         One that is still storing the last state of its kernel is waited for; it gives up
         by itself what does not get on. A kernel of the same id may be started right
-        afterwards.
+        afterwards. What the record says on disk counts: whoever asks may have read it
+        long ago, and the agent has been another and saved the kernel since.
         """
         deadline = time.monotonic() + END_DEADLINE_S
-        while record.agent is not None and record.agent.is_alive():
+        while any(agent is not None and agent.is_alive()
+                  for agent in (record.agent, self._present(record).agent)):
             if time.monotonic() > deadline and not self._is_at_work(record):
                 raise AgentUnreachable(
                     f"The agent of kernel {record.kernel_id} does not end.",
                     f"Its log is {self.folder(record.kernel_id) / 'agent.log'}.")
             time.sleep(POLL_S)
         with contextlib.suppress(KernelNotFound, RecordCorrupt):
-            if self.record(record.kernel_id).kernel == record.kernel:
+            present = self.record(record.kernel_id)
+            if present.kernel == record.kernel:
                 # Nobody else can tell of its end any more: kernel and agent are both dead.
-                offers.bury(self.locations, record)
+                offers.bury(self.locations, present)
                 shutil.rmtree(self.folder(record.kernel_id), ignore_errors=True)
 
     def _is_at_work(self, record: Record) -> bool:
@@ -190,6 +205,14 @@ class Backend:
             return not all(Job.from_dict(job).finished for job in jobs)
         except (CheckpointError, KeyError, TypeError):
             return False
+
+    def _present(self, record: Record) -> Record:
+        """Return what the record says by now; `record` where it tells of this kernel no more."""
+        try:
+            present = self.record(record.kernel_id)
+        except (KernelNotFound, RecordCorrupt):
+            return record
+        return present if present.kernel == record.kernel else record
 
     def save(self, record: Record, **arguments: Any) -> Manifest:
         return kernels.save(self.locations, record, **arguments)
@@ -262,16 +285,21 @@ class Backend:
         return offers.dismiss(self.locations.runtime_dir, kernel_id)
 
     def crash_restorable(self, offer: Offer) -> Manifest | None:
-        """Return what to restore by itself after a crash; None: there is nothing, or it was
-        tried before. From now on it counts as tried.
+        """Return what to restore by itself after a crash; None: there is nothing.
 
-        Raises `CheckpointError` when the checkpoint cannot be read.
+        From now on it counts as tried. Raises `RestoreRefused` when it was tried
+        before, or when too much was; other kinds of `CheckpointError` when the
+        checkpoint cannot be read.
         """
         if offer.checkpoint is None:
             return None
         manifest = self.store().resolve(offer.checkpoint)
-        first = offers.attempt(self.locations.runtime_dir, offer.kernel_id, manifest.id)
-        return manifest if first else None
+        why_not = offers.attempt(self.locations.runtime_dir, offer.kernel_id, manifest.id)
+        if why_not is not None:
+            raise RestoreRefused(f"It starts fresh: {why_not}.",
+                                 "The offer stands: restore it in JupyterLab, or with "
+                                 f"'jupyter ckpt restore {manifest.id}'.")
+        return manifest
 
     def parked_checkpoint(self, notebook: str, kernel_name: str) -> Manifest | None:
         return parking.parked_checkpoint(self.locations, notebook, kernel_name)

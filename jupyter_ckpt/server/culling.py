@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -14,6 +15,8 @@ from .lookup import record_shown
 from .park_service import ParkService
 
 POLICIES = ("save-and-stop", "stop")
+SAVE_DEADLINE_S = 600.0
+"""After that the kernel is left running; a save that is done later counts at the next round."""
 _culling: ContextVar[bool] = ContextVar("culling", default=False)
 Method = Callable[..., Awaitable[Any]]
 
@@ -29,6 +32,8 @@ class Culling:
         self._parks = parks
         self._kernels = kernel_manager
         self._log = log
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        """The culls that are under way, by kernel id."""
 
     def install(self) -> None:
         """Begin to save what is culled; a kernel manager that never culls is left alone."""
@@ -51,10 +56,26 @@ class Culling:
     def _saving_first(self, method: Method) -> Method:
         async def stopped(kernel_id: str, *args: Any, **kwargs: Any) -> Any:
             if _culling.get():
-                return await self._cull(kernel_id, method)
+                return self._begin(kernel_id, method)
             return await ensure_async(method(kernel_id, *args, **kwargs))
 
         return stopped
+
+    def _begin(self, kernel_id: str, method: Method) -> None:
+        """Cull a kernel in a task of its own, unless one is at it.
+
+        Jupyter looks at one kernel after the other: a save that takes long, or
+        hangs, would keep all the others from being looked at.
+        """
+        if kernel_id in self._tasks:
+            return
+        task = self._tasks[kernel_id] = asyncio.create_task(self._cull(kernel_id, method))
+        task.add_done_callback(lambda done: self._ended(kernel_id, done))
+
+    def _ended(self, kernel_id: str, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(kernel_id, None)
+        if not task.cancelled() and task.exception() is not None:
+            self._log.error("Kernel %s could not be culled.", kernel_id, exc_info=task.exception())
 
     async def _cull(self, kernel_id: str, method: Method) -> None:
         """End an idle kernel once it is safe; one that is not is looked at again next round."""
@@ -63,7 +84,7 @@ class Culling:
             await ensure_async(method(kernel_id))
             return
         before = self._use(kernel_id)
-        parking = await self._parks.secure(record, "cull")
+        parking = await self._parks.secure(record, "cull", SAVE_DEADLINE_S)
         if parking is None:
             return
         point("cull.saved")

@@ -7,19 +7,24 @@ import logging
 import time
 from typing import Any
 
+from ..errors import CheckpointError
 from ..faults import point
 from ..record import Record
+from .backend import Backend
 from .lookup import record_shown
 from .park_service import ParkService
 
 SETTLE_DEADLINE_S = 20.0
+RELEASE_DEADLINE_S = 5.0
 POLICIES = ("save-and-stop", "leave-running", "stop")
 
 
 class Departure:
     """Applies ``on_shutdown`` before the server ends its kernels."""
 
-    def __init__(self, parks: ParkService, kernel_manager: Any, log: logging.Logger) -> None:
+    def __init__(self, backend: Backend, parks: ParkService, kernel_manager: Any,
+                 log: logging.Logger) -> None:
+        self._backend = backend
         self._parks = parks
         self._kernels = kernel_manager
         self._log = log
@@ -40,18 +45,24 @@ class Departure:
                 ours = await self._unsaved(ours, budget_s)
             except Exception:
                 self._log.exception("Saving the kernels failed; all are left running.")
-        for kernel_id in ours:
-            self._let_go(kernel_id)
+        # All are let go before anything is waited for: the server ends the rest.
+        left = [record for kernel_id, record in ours.items() if self._let_go_surely(kernel_id)]
+        await asyncio.gather(*(self._release(record) for record in left))
         point("depart.released")
-        if ours:
+        if left:
             self._log.info("Left %d kernels running; the next server in this folder shows them.",
-                           len(ours))
+                           len(left))
 
     async def _unsaved(self, ours: dict[str, Record], budget_s: float) -> dict[str, Record]:
         """Park all of `ours`; return those that must not be ended."""
-        saved = await asyncio.gather(*(self._park(record, budget_s) for record in ours.values()))
+        saved = await asyncio.gather(
+            *(self._park(record, budget_s) for record in ours.values()), return_exceptions=True)
         point("depart.saved")
-        return {key: record for (key, record), done in zip(ours.items(), saved) if not done}
+        for kernel_id, error in zip(ours, saved):
+            if isinstance(error, BaseException):
+                self._log.error("Kernel %s could not be saved and is left running.", kernel_id,
+                                exc_info=error)
+        return {key: record for (key, record), done in zip(ours.items(), saved) if done is not True}
 
     async def _settle(self) -> None:
         """Let no kernel begin to restart, and those that do come to their end.
@@ -81,13 +92,36 @@ class Departure:
         parking = await self._parks.secure(record, "shutdown", budget_s)
         return parking is not None and await parking.mark()
 
+    def _let_go_surely(self, kernel_id: str) -> bool:
+        """Like `_let_go`; False, and a word in the log, for a kernel that has vanished, say.
+
+        One that cannot be let go must not cost the others their lives.
+        """
+        try:
+            self._let_go(kernel_id)
+        except Exception:
+            self._log.exception("Kernel %s could not be let go.", kernel_id)
+            return False
+        return True
+
+    async def _release(self, record: Record) -> None:
+        """Let the next server take the kernel while this process still runs."""
+        try:
+            await asyncio.wait_for(
+                self._backend.run(self._backend.release, record), RELEASE_DEADLINE_S)
+        except (CheckpointError, OSError, asyncio.TimeoutError) as error:
+            self._log.warning("Kernel %s belongs to this server until it has ended: %s",
+                              record.kernel_id, error)
+
     def _let_go(self, kernel_id: str) -> None:
         """Make Jupyter forget a kernel without ending it."""
         manager = self._kernels.get_kernel(kernel_id)
-        manager.stop_restarter()
-        self._kernels.stop_watching_activity(kernel_id)
-        self._kernels.stop_buffering(kernel_id)
-        # Or the manager would remove the living kernel's file when collected.
-        manager._connection_file_written = False
-        manager._close_control_socket()
-        self._kernels.remove_kernel(kernel_id)
+        try:
+            manager.stop_restarter()
+            self._kernels.stop_watching_activity(kernel_id)
+            self._kernels.stop_buffering(kernel_id)
+            # Or the manager would remove the living kernel's file when collected.
+            manager._connection_file_written = False
+            manager._close_control_socket()
+        finally:
+            self._kernels.remove_kernel(kernel_id)

@@ -14,7 +14,7 @@ from .backend import Backend
 from .documents import Documents
 from .events import Act, EventStream
 from .lookup import our_record, session_of_kernel
-from .opening import open_kernel
+from .showing import open_kernel
 
 MAX_FORKS = 16
 

@@ -1,4 +1,4 @@
-"""The session journal: records always know which session shows their kernel.
+"""The session journal: records always know which sessions show their kernel.
 
 A server killed with -9 has no time to write anything down, so every change
 of a session is written into the kernel's record when it happens.
@@ -6,6 +6,7 @@ of a session is written into the kernel's record when it happens.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -38,6 +39,7 @@ class SessionJournal:
         self._sessions = session_manager
         self._notebook_path = notebook_path
         self._log = log
+        self._writing: dict[str, asyncio.Lock] = {}
 
     def install(self) -> None:
         """Start keeping the journal; called once, before any session exists."""
@@ -48,11 +50,10 @@ class SessionJournal:
 
     def _after(self, method: Method, note: Callable[[str], Awaitable[None]]) -> Method:
         async def noted(session_id: str, *args: Any, **kwargs: Any) -> Any:
-            before = self._row(session_id)
+            before = self._kernel_of(session_id)
             result = await ensure_async(method(session_id, *args, **kwargs))
-            after = self._row(session_id)
-            if before and after and before["kernel_id"] != after["kernel_id"]:
-                await self.note(before["kernel_id"], None)
+            if before is not None and before != self._kernel_of(session_id):
+                await self.note(before)
             await note(session_id)
             return result
 
@@ -60,61 +61,64 @@ class SessionJournal:
 
     def _around_delete(self, method: Method) -> Method:
         async def noted(session_id: str, *args: Any, **kwargs: Any) -> Any:
-            row = self._row(session_id)
+            kernel_id = self._kernel_of(session_id)
             result = await ensure_async(method(session_id, *args, **kwargs))
-            if row is not None:
+            if kernel_id is not None:
                 # Usually the kernel ended with its session, and its record too.
-                await self.note(row["kernel_id"], None)
+                await self.note(kernel_id)
             return result
 
         return noted
 
     async def _note_saved(self, session_id: str) -> None:
-        row = self._row(session_id)
-        if row is not None:
-            await self.note(row["kernel_id"], row)
+        kernel_id = self._kernel_of(session_id)
+        if kernel_id is not None:
+            await self.note(kernel_id)
 
-    async def note(self, kernel_id: str, session: dict[str, Any] | None) -> None:
-        """Write `session` (None: no session) into the record of a kernel of ours."""
+    async def note(self, kernel_id: str) -> None:
+        """Write the sessions that show a kernel now into its record, if it is ours.
+
+        One after the other for each kernel: what is written last is what was seen last.
+        """
         try:
-            await self._backend.run(self._write, kernel_id, session)
+            async with self._writing.setdefault(kernel_id, asyncio.Lock()):
+                await self._backend.run(self._write, kernel_id, *self.session_of(kernel_id))
         except (CheckpointError, OSError) as error:
             self._log.warning("The session of kernel %s could not be recorded: %s",
                               kernel_id, error)
 
     async def note_all(self) -> None:
         """Write every session into its record again (the owner's entry has changed)."""
-        rows = self._sessions.cursor.execute("SELECT session_id FROM session").fetchall()
+        rows = self._sessions.cursor.execute("SELECT DISTINCT kernel_id FROM session").fetchall()
         for row in rows:
-            await self._note_saved(row["session_id"])
+            await self.note(row["kernel_id"])
 
-    def _write(self, kernel_id: str, session: dict[str, Any] | None) -> None:
+    def _write(
+        self, kernel_id: str, session: dict[str, Any] | None, notebook: str | None
+    ) -> None:
         if not (self._backend.folder(kernel_id) / "record.json").exists():
             return  # not a kernel of ours
-        record = self._backend.record(kernel_id)
-        self._backend.note_session(record, *self._recorded(session))
-
-    def _recorded(
-        self, session: dict[str, Any] | None
-    ) -> tuple[dict[str, Any] | None, str | None]:
-        """Return session and notebook file as a record keeps them."""
-        if session is None:
-            return None, None
-        session = {key: session[key] for key in ("id", "path", "name", "type")}
-        found = self._notebook_path(session["path"]) if session["type"] == "notebook" else None
-        return session, str(found) if found else None
+        self._backend.note_session(self._backend.record(kernel_id), session, notebook)
 
     def session_of(self, kernel_id: str) -> tuple[dict[str, Any] | None, str | None]:
-        """Return session and notebook file of a kernel: a restarted one keeps them."""
-        row = self._sessions.cursor.execute(
-            "SELECT session_id FROM session WHERE kernel_id=?", (kernel_id,)).fetchone()
-        return self._recorded(self._row(row["session_id"]) if row is not None else None)
+        """Return session and notebook file of a kernel as a record keeps them.
 
-    def _row(self, session_id: str) -> dict[str, Any] | None:
+        A kernel may have several sessions (a notebook and its console): the
+        notebook's counts, since it brings the kernel back, and the others stand
+        in its ``others``.
+        """
+        rows = self._sessions.cursor.execute(
+            "SELECT session_id AS id, path, name, type FROM session WHERE kernel_id=? "
+            "ORDER BY type != 'notebook', rowid", (kernel_id,)).fetchall()
+        if not rows:
+            return None, None
+        session, *others = map(dict, rows)
+        found = self._notebook_path(session["path"]) if session["type"] == "notebook" else None
+        if others:
+            session["others"] = others
+        return session, str(found) if found else None
+
+    def _kernel_of(self, session_id: str) -> str | None:
         row = self._sessions.cursor.execute(
-            "SELECT session_id, path, name, type, kernel_id FROM session WHERE session_id=?",
-            (session_id,)).fetchone()
-        if row is None:
-            return None
-        return {"id": row["session_id"], "path": row["path"], "name": row["name"],
-                "type": row["type"], "kernel_id": row["kernel_id"]}
+            "SELECT kernel_id FROM session WHERE session_id=?", (session_id,)).fetchone()
+        return row["kernel_id"] if row is not None else None

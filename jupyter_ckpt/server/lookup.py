@@ -43,19 +43,14 @@ def record_shown(kernel_manager: Any, kernel_id: str) -> Record | None:
 
 
 async def session_of_kernel(session_manager: Any, kernel_id: str) -> dict[str, Any] | None:
-    """Return the model of the first session that shows a kernel."""
+    """Return the model of the session that shows a kernel: its notebook's, if it has one."""
     sessions = await ensure_async(session_manager.list_sessions())
-    return next((model for model in sessions if model["kernel"]["id"] == kernel_id), None)
+    ours = [model for model in sessions if model["kernel"]["id"] == kernel_id]
+    notebooks = [model for model in ours if model["type"] == "notebook"]
+    return next(iter([*notebooks, *ours]), None)
 
 
 async def session_of_path(session_manager: Any, path: str) -> dict[str, Any] | None:
     """Return the model of the session of a notebook path (as the server spells it)."""
     sessions = await ensure_async(session_manager.list_sessions())
     return next((model for model in sessions if model["path"] == path), None)
-
-
-def recorded_form(session: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return what a runtime record keeps of a session model."""
-    if session is None:
-        return None
-    return {key: session.get(key) for key in ("id", "path", "name", "type")}

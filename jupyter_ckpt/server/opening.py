@@ -1,41 +1,49 @@
-"""Showing a kernel that was restored or copied: in Jupyter, and on a notebook."""
+"""Opening a document: who asks again while its kernel starts gets the same session.
+
+A parked session of gigabytes takes a while to come back, and somebody who waits
+reloads the page. Jupyter knows a session only once its kernel runs, so the
+second request would start another kernel, fresh, and hide the restored one.
+"""
 
 from __future__ import annotations
 
-import posixpath
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from jupyter_core.utils import ensure_async
 
-from ..record import Record
-from .adoption import show_kernel, tell_state
-from .backend import Backend
+Method = Callable[..., Awaitable[Any]]
 
 
-async def open_kernel(
-    kernel_manager: Any,
-    session_manager: Any,
-    record: Record,
-    path: str | None,
-    running: dict[str, Any] | None,
-    backend: Backend,
-) -> dict[str, Any] | None:
-    """Show a living kernel in Jupyter and give it a session on `path`, if any.
+class Opening:
+    """Wraps the method by which a session manager starts a kernel for a document.
 
-    When Jupyter cannot show it the kernel is ended again: nobody would know it.
+    Wrapping the instance (not subclassing) keeps whatever session manager the
+    user configured.
     """
-    try:
-        await show_kernel(kernel_manager, record)
-        await tell_state(kernel_manager.get_kernel(record.kernel_id), running)
-        if path is None:
-            await backend.run(backend.note_session, record, None, None)
-            return None
-        model: dict[str, Any] = await ensure_async(session_manager.create_session(
-            path=path, name=posixpath.basename(path), type="notebook",
-            kernel_name=record.kernel_name, kernel_id=record.kernel_id))
-        return model
-    except BaseException:
-        if record.kernel_id in kernel_manager:  # or its restarter would start a fresh one
-            await ensure_async(kernel_manager.shutdown_kernel(record.kernel_id, now=True))
-        await backend.run(backend.stop, record)
-        raise
+
+    def __init__(self, session_manager: Any) -> None:
+        self._sessions = session_manager
+        self._pending: dict[str, asyncio.Future[Any]] = {}
+        """The sessions that are being made, by the path of their document."""
+
+    def install(self) -> None:
+        """Begin to join requests; called once."""
+        self._sessions.create_session = self._joining(self._sessions.create_session)
+
+    def _joining(self, method: Method) -> Method:
+        async def created(*args: Any, **kwargs: Any) -> Any:
+            path = kwargs.get("path")
+            if args or path is None or kwargs.get("kernel_id") is not None:
+                return await ensure_async(method(*args, **kwargs))  # its kernel is there
+            # By the path alone: once the session is there, Jupyter answers it to
+            # everybody who opens this path, whatever kernel they ask for.
+            pending = self._pending.get(path)
+            if pending is None:
+                pending = asyncio.ensure_future(ensure_async(method(**kwargs)))
+                self._pending[path] = pending
+                pending.add_done_callback(lambda done: self._pending.pop(path, None))
+            return await asyncio.shield(pending)
+
+        return created

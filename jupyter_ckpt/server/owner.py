@@ -21,8 +21,16 @@ def this_process(root_dir: str, url: str) -> dict[str, Any]:
     }
 
 
+def released(owner: dict[str, Any]) -> dict[str, Any]:
+    """Return the entry of a kernel that `owner` has let go: of the same folder, nobody's.
+
+    No process has pid 0, so whoever asks for its owner finds it dead.
+    """
+    return {**owner, "pid": 0, "start_time": 0}
+
+
 def is_orphan_of(record: Record, root_dir: str) -> bool:
-    """Tell whether the kernel's server is dead and served the same folder.
+    """Tell whether the kernel's server served the same folder and is dead, or let it go.
 
     A headless kernel (no owner) is nobody's orphan: it was started to live
     without a server.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import uuid
 
 from ..errors import CheckpointError, DumpFailed
@@ -46,7 +47,6 @@ class ParkService:
             return None
         return Parking(self._backend, act, record, manifest, self._log)
 
-
 class Parking:
     """A kernel that is safe to end. `mark` comes just before its end, `undo` if it lives on."""
 
@@ -57,9 +57,21 @@ class Parking:
         """``manifest`` is None for a kernel that never did anything."""
 
     async def mark(self) -> bool:
-        """Promise that opening the notebook brings it back; False: it must not be ended."""
+        """Promise that opening the notebook brings it back; False: it must not be ended.
+
+        Without a notebook (a console, a kernel started by a program, a file that
+        is gone) nothing is promised: its checkpoint is an ordinary one then.
+        """
         if self.manifest is None:
             self._act.succeeded("Nothing was done in this session, so nothing was saved.")
+            return True
+        if not _has_notebook(self.manifest):
+            how = (f"It has no notebook to open: 'jupyter ckpt restore {self.manifest.id}' "
+                   "brings it back.")
+            self._log.info("Kernel %s is saved as checkpoint %s. %s",
+                           self.record.kernel_id, self.manifest.id, how)
+            self._act.checkpoint_id = self.manifest.id
+            self._act.succeeded(how)
             return True
         try:
             await self._backend.run(self._backend.mark_parked, self.manifest.id)
@@ -84,6 +96,13 @@ class Parking:
         """Tell that the kernel is in use again and is not ended."""
         self._act.checkpoint_id = self.manifest.id if self.manifest else None
         self._act.succeeded("The session is in use again and goes on.")
+
+
+def _has_notebook(manifest: Manifest) -> bool:
+    """Tell whether there is a notebook whose opening can bring a checkpoint back."""
+    path = (manifest.notebook or {}).get("path")
+    # A relative one is no file: it belongs to a contents manager that keeps none.
+    return bool(path) and (not os.path.isabs(str(path)) or os.path.exists(str(path)))
 
 
 def _explained(error: CheckpointError | OSError) -> CheckpointError:

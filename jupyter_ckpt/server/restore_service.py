@@ -28,8 +28,8 @@ from ..record import Record
 from .backend import Backend
 from .documents import Documents, empty_notebook, leads_out, saved_document
 from .events import Act, EventStream
-from .lookup import recorded_form, session_of_kernel, session_of_path
-from .opening import open_kernel
+from .lookup import session_of_kernel, session_of_path
+from .showing import open_kernel
 from .swap import KernelSwap
 
 MODES = ("in-place", "new")
@@ -150,29 +150,50 @@ class RestoreService:
         swap = KernelSwap(self._kernels, kernel_id)
         check_same_kernel(manifest, str(self._kernels.get_kernel(kernel_id).kernel_name))
         session = await session_of_kernel(self._sessions, kernel_id)
-        swap.begin()
-        point("swap.begun")
-        record: Record | None = None
-        running: dict[str, Any] | None = None
         try:
+            swap.begin()
+            point("swap.begun")
             result = await self._run_restore(
                 manifest, act, kernel_id=kernel_id, in_place=True, files=request.files,
                 wait_s=request.wait_s,
                 connection=swap.connection, connection_file=swap.connection_file,
-                notebook=self._file_of(session), session=recorded_form(session))
-        finally:
-            # Also after a failure: the agent has put the old state back, which
-            # is a new process, too.
+                notebook=self._file_of(session), session=self._backend.session_of(kernel_id)[0])
+        except BaseException:
+            # The agent has put the old state back, which is a new process, too.
+            try:
+                await self._end_swap(swap, kernel_id)
+            except Exception:  # what the user asked for failed before: that is told
+                self._log.exception("Kernel %s could not be shown again as it was.", kernel_id)
+            raise
+        running = await self._end_swap(swap, kernel_id)
+        return self._answer(result, session, running)
+
+    async def _end_swap(self, swap: KernelSwap, kernel_id: str) -> dict[str, Any] | None:
+        """Show whatever lives now and have it watched again; return what runs in it.
+
+        Raises what went wrong meanwhile, after all of it was tried.
+        """
+        record: Record | None = None
+        running: dict[str, Any] | None = None
+        failed: Exception | None = None
+        try:
             point("swap.restored")
             # The agent may have died while nobody lived: the next one brings the old state
             # back. Without it a fresh kernel would start here, and take its place.
             await self._backend.run(self._backend.finish_unfinished)
+        except Exception as error:
+            failed = error
+        try:
             record, _ = await self._living(kernel_id, ask=False)
             await swap.reconnected(record)
             record, running = await self._living(kernel_id)
-            await swap.finish(record, running)
-            point("swap.done")
-        return self._answer(result, session, running)
+        except Exception as error:
+            failed = failed or error
+        await swap.finish(record, running)
+        point("swap.done")
+        if failed is not None:
+            raise failed
+        return running
 
     async def _revive(
         self, manifest: Manifest, kernel_id: str, request: RestoreRequest, act: Act

@@ -63,8 +63,8 @@ class Revival:
     async def of_crashed(self, start: Start) -> Record | None:
         """Tell of a crash; with ``on_crash`` = restore bring the last checkpoint back.
 
-        At most once for each checkpoint: a crash that repeats itself must not
-        loop. None: a fresh kernel is to be started.
+        At most once for each checkpoint, and not too often within a time: a crash
+        that repeats itself must not loop. None: a fresh kernel is to be started.
         """
         offer = await self._backend.run(self._backend.offer, start.kernel_id)
         if offer is None:
@@ -74,16 +74,15 @@ class Revival:
             return None
         try:
             manifest = await self._backend.run(self._backend.crash_restorable, offer)
+            point("revive.attempted")
         except (CheckpointError, OSError) as error:
             self._log.error("Kernel %s (%s) is not restored: %s",
                             start.kernel_id, offer.how, error)
             return None
         if manifest is None:
-            self._log.warning(
-                "Kernel %s (%s) starts fresh: checkpoint %s was restored after a crash before.",
-                start.kernel_id, offer.how, offer.checkpoint)
+            self._log.warning("Kernel %s (%s) starts fresh: it has no checkpoint.",
+                              start.kernel_id, offer.how)
             return None
-        point("revive.attempted")
         return await self.restore(manifest, replace(start, notebook=offer.notebook), "crash")
 
     def _tell(self, offer: Offer, start: Start) -> None:

@@ -8,9 +8,9 @@ import logging
 import uuid
 from typing import Any
 
-from ..errors import CheckpointError, DumpFailed
+from ..errors import CheckpointError, DumpFailed, NotFound
 from ..manifest import Manifest, checked_name
-from ..protocol import Job, checked_request_id
+from ..protocol import Job, checked_kernel_id, checked_request_id, checkpoint_id
 from ..record import Record
 from .backend import Backend
 from .documents import Documents
@@ -57,7 +57,8 @@ class SaveService:
         `NotOurKernel`, `UsageError` (name), `NameTaken`.
         """
         if request_id is not None:
-            known = self._jobs.get(checked_request_id(request_id))
+            known = (self._jobs.get(checked_request_id(request_id))
+                     or await self._backend.run(self._made_before, kernel_id, request_id))
             if known is not None:
                 return known
         record = await our_record(self._backend, self._kernels, kernel_id)
@@ -73,6 +74,19 @@ class SaveService:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return entry
+
+    def _made_before(self, kernel_id: str, request_id: str) -> ServerJob | None:
+        """Return the finished job of a request whose answer another server owed, if it was.
+
+        Looked for before its name is: the checkpoint that it made bears it.
+        """
+        made = checkpoint_id(checked_kernel_id(kernel_id), request_id)
+        try:
+            manifest = self._backend.store().resolve(made)
+        except NotFound:
+            return None
+        return ServerJob(Job(request_id, "save", "done", result=manifest.to_dict(),
+                             warnings=list(manifest.warnings)), kernel_id)
 
     async def _follow(
         self, entry: ServerJob, act: Act, record: Record, arguments: dict[str, Any]

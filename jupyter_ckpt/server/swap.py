@@ -61,23 +61,32 @@ class KernelSwap:
             await self._reconnection.wait()
 
     async def finish(self, record: Record | None, running: dict[str, Any] | None) -> None:
-        """Show the process that lives now and watch it again.
+        """Show the process that lives now and watch it again, whatever is raised meanwhile.
 
         With None (nothing survived) the restarter finds a dead kernel and
         starts a fresh one, as after any crash.
         """
-        if record is not None and record.is_alive():
-            old_ports = list(self._manager.ports)
+        try:
+            if record is not None and record.is_alive():
+                await self._show(record, running)
+        finally:
+            # A kernel that nobody watches would stay dead after its next crash.
+            self._manager.shutting_down = False
+            self._manager.start_restarter()
+            if self._reconnection is not None:
+                self._reconnection.close()
+
+    async def _show(self, record: Record, running: dict[str, Any] | None) -> None:
+        old_ports = list(self._manager.ports)
+        try:
             connect_to(self._manager, record)
             self._provisioner.connection_info = self._manager.get_connection_info()
+        finally:
+            # Or the restarter would take the end of the old process for a crash.
             self._provisioner.show(record)
-            await tell_state(self._manager, running)
-            if list(self._manager.ports) != old_ports:
-                self._move_to_new_ports()
-        if self._reconnection is not None:
-            self._reconnection.close()
-        self._manager.shutting_down = False
-        self._manager.start_restarter()
+        await tell_state(self._manager, running)
+        if list(self._manager.ports) != old_ports:
+            self._move_to_new_ports()
 
     def _move_to_new_ports(self) -> None:
         """Connect everything anew; only the browser's reconnection heals its sockets."""

@@ -177,6 +177,12 @@ def server_cases() -> Iterator[Case]:
     yield from _cases("depart", ("park.secured", "park.marked", "depart.saved",
                                  "depart.released"), ("kill", "stop", "enospc"), "server")
     yield from _cases("depart", ("save.frozen", "save.stored"), ("kill",), "agent")
+    yield from _cases("cull", ("cull.saved", "cull.stopped"), ("kill", "stop", "enospc"), "server")
+    yield from _cases("revive", ("revive.restored",), ("kill", "stop"), "server")
+    yield from _cases("crash", ("revive.attempted", "revive.restored"), ("kill", "stop"), "server")
+    yield from _cases("crash", ("revive.attempted",), ("enospc",), "server")
+    yield from _cases("crash", ("offer.written",), ("kill", "stop", "enospc"), "agent")
+    yield from _cases("sweep", ("offer.written",), ("kill", "stop", "enospc"), "server")
 
 
 def _scenes(operation: str, verb: str, names: tuple[str, ...]) -> Iterator[Case]:
@@ -184,7 +190,7 @@ def _scenes(operation: str, verb: str, names: tuple[str, ...]) -> Iterator[Case]
         yield Case(operation, f"criu.{name}", "scene", verb)
 
 
-ELSEWHERE = ("cull.", "offer.", "revive.", "pressure.", "watch.", "retention.")
+ELSEWHERE = ("pressure.", "watch.", "retention.")
 """Steps that the matrix does not walk yet: what comes by there has tests of its own."""
 
 PARTS = {"store": store_cases, "save": save_cases, "restore": restore_cases, "life": life_cases,

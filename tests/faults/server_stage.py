@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,14 @@ POLICY = "--CheckpointApp.on_shutdown=save-and-stop"
 NOTEBOOK = "a.ipynb"
 FIRE_S = 40.0
 END_S = 60.0
+Act = Callable[[Case, Server, Session, int, Outcome], None]
 
 
 class ServerStage:
     """One place, one notebook with a session, and the server that shows it."""
 
     def __init__(self, folder: Path, mode: str, plan: Plan) -> None:
-        self._place = Place(folder / "served", mode)
+        self._place = Place(folder / type(self).__name__, mode)
         self._home = Home(self._place.folder)
         self._home.write_notebook(NOTEBOOK, "x = 1")
         self._plan = plan
@@ -43,8 +45,7 @@ class ServerStage:
         try:
             server, session = self._showing()
             token = session.mark()
-            {"adopt": self._adopt, "swap": self._swap, "depart": self._depart}[case.operation](
-                case, server, session, token, outcome)
+            self.acts()[case.operation](case, server, session, token, outcome)
         except Exception:
             self._start_over()
             raise
@@ -53,6 +54,10 @@ class ServerStage:
         if outcome.broken or self._session is None:
             self._start_over()
         return outcome
+
+    def acts(self) -> dict[str, Act]:
+        """Return what is done, by the operation of a case."""
+        return {"adopt": self._adopt, "swap": self._swap, "depart": self._depart}
 
     def close(self) -> None:
         self._start_over()
@@ -85,7 +90,7 @@ class ServerStage:
         """The server is killed; the next one meets the fault while it adopts."""
         server.kill()
         self._arm(case)
-        starting = _Starting(self._home)
+        starting = Starting(self._home)
         self._wait_for_fault(starting.ended, outcome)
         if case.waits:
             self._stand_still(case, session, {token}, outcome)
@@ -93,7 +98,7 @@ class ServerStage:
         self._plan.disarm()
         outcome.first = "done" if starting.server else "the server ended"
         next_server = starting.server
-        if next_server is not None and not _shows(next_server, session.kernel_id):
+        if next_server is not None and not shows(next_server, session.kernel_id):
             outcome.first = "not adopted"
             next_server.kill()
             next_server = None
@@ -118,7 +123,7 @@ class ServerStage:
         if server.process.poll() is not None:
             self._server = server = Server(self._home, POLICY)
         if asking.said != "done":
-            if not _shows(server, session.kernel_id):
+            if not shows(server, session.kernel_id):
                 outcome.broken.append("the kernel is not shown")
             wrong = session.complaints({token, later})
             outcome.broken += [f"after the fault: {one}" for one in wrong]
@@ -144,7 +149,7 @@ class ServerStage:
             server.kill()
         self._plan.disarm()
         self._server = Server(self._home, POLICY)
-        if not _shows(self._server, session.kernel_id):
+        if not shows(self._server, session.kernel_id):
             session = self._brought_back(session, token, outcome)
         self._examine(session, {token}, outcome)
 
@@ -188,7 +193,7 @@ class ServerStage:
     def _examine(self, session: Session, tokens: set[int], outcome: Outcome) -> None:
         place, server = self._place, self._server
         assert server is not None
-        if not _shows(server, session.kernel_id):
+        if not shows(server, session.kernel_id):
             outcome.kernel_lost = not session.is_alive()
             outcome.broken.append("the kernel is not shown by the next server")
             return
@@ -241,7 +246,7 @@ class ServerStage:
             self._place.store.remove(one.id)
 
 
-class _Starting:
+class Starting:
     """A server that starts while others look on; `server` is None when it did not."""
 
     def __init__(self, home: Home) -> None:
@@ -284,6 +289,6 @@ class _Asking:
         self._thread.join(90)
 
 
-def _shows(server: Server, kernel_id: str) -> bool:
+def shows(server: Server, kernel_id: str) -> bool:
     return kernel_id in [one["id"] for one in server.ok("GET", "/api/kernels")]
 

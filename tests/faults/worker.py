@@ -66,6 +66,8 @@ class Worker:
         kind = "store" if case.operation in STORE else "kernel"
         if case.operation in ("adopt", "swap", "depart"):
             kind = "server"
+        if case.operation in ("cull", "revive", "crash", "sweep"):
+            kind = "return"
         if kind not in self._stages:
             self._stages[kind] = self._new_stage(kind)
         return self._stages[kind]
@@ -82,6 +84,10 @@ class Worker:
             from .kernel_stage import KernelStage
 
             return KernelStage(self._folder, self._mode, self._plan)
+        if kind == "return":
+            from .return_stage import ReturnStage
+
+            return ReturnStage(self._folder, self._mode, self._plan)
         from .server_stage import ServerStage
 
         return ServerStage(self._folder, self._mode, self._plan)

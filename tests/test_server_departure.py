@@ -1,0 +1,203 @@
+"""A server ends: at once, and every kernel it lets go can be shown by the next."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fake_kernels import a_manifest, stored
+from jupyter_harness import Home, StartServer, wait_until
+from tornado.web import HTTPError
+
+from jupyter_ckpt import offers
+from jupyter_ckpt.faults import VARIABLE
+from jupyter_ckpt.locations import Locations
+from jupyter_ckpt.procfs import ProcessId
+from jupyter_ckpt.record import Record, read_record, write_record
+from jupyter_ckpt.server import departure
+from jupyter_ckpt.server.backend import Backend
+from jupyter_ckpt.server.departure import Departure
+from jupyter_ckpt.server.owner import is_orphan_of, this_process
+from jupyter_ckpt.server.threads import DaemonThreads
+from jupyter_ckpt.store import Store
+
+pytest_plugins = ["jupyter_fixtures"]
+KERNELS = [f"11111111-aaaa-4000-8000-00000000000{n}" for n in range(3)]
+GONE = ProcessId(4_000_000, 1)
+
+
+def me() -> ProcessId:
+    found = ProcessId.of(os.getpid())
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def backend(tmp_path: Path) -> Backend:
+    found = Backend(Locations(tmp_path / "ckpt", tmp_path, tmp_path / "store"))
+    found.owner = this_process(str(tmp_path), "http://127.0.0.1:1/")
+    return found
+
+
+def alive(backend: Backend, kernel_id: str) -> Record:
+    """Leave the record of a kernel that lives (this process), shown by this server."""
+    folder = backend.folder(kernel_id)
+    folder.mkdir(mode=0o700, parents=True)
+    record = Record(kernel_id, kernel=me(), owner=backend.owner)
+    write_record(folder, record)
+    return record
+
+
+class FakeManager:
+    """A kernel manager with kernels that live on, and one that vanishes when asked for."""
+
+    def __init__(self, vanished: str) -> None:
+        self.kernels = dict.fromkeys(KERNELS)
+        self.vanished = vanished
+
+    def list_kernel_ids(self) -> list[str]:
+        return list(self.kernels)
+
+    def get_kernel(self, kernel_id: str) -> Any:
+        ready = SimpleNamespace(done=lambda: True)
+        return SimpleNamespace(stop_restarter=lambda: None, _close_control_socket=lambda: None,
+                               ready=ready)
+
+    def stop_watching_activity(self, kernel_id: str) -> None:
+        if kernel_id == self.vanished:
+            raise HTTPError(404, f"Kernel does not exist: {kernel_id}")
+
+    stop_buffering = stop_watching_activity
+
+    def remove_kernel(self, kernel_id: str) -> None:
+        del self.kernels[kernel_id]
+
+
+def test_kernel_that_has_vanished_costs_the_others_nothing(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = {kernel_id: alive(backend, kernel_id) for kernel_id in KERNELS}
+    monkeypatch.setattr(departure, "record_shown", lambda manager, each: records[each])
+    manager = FakeManager(vanished=KERNELS[0])
+    parks: Any = None
+    asyncio.run(Departure(backend, parks, manager, logging.getLogger()).leave("leave-running", 1))
+    assert manager.kernels == {}, "the server would end these"
+    # They are the next server's at once, although this process goes on.
+    left = [backend.record(kernel_id) for kernel_id in KERNELS[1:]]
+    assert all(is_orphan_of(record, str(backend.locations.connection_dir)) for record in left)
+
+
+def test_one_save_that_goes_wrong_keeps_no_other_kernel_running(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = {kernel_id: alive(backend, kernel_id) for kernel_id in KERNELS}
+    monkeypatch.setattr(departure, "record_shown", lambda manager, each: records[each])
+
+    class Parks:
+        async def secure(self, record: Record, trigger: str, deadline_s: float) -> Any:
+            if record.kernel_id == KERNELS[1]:
+                raise RuntimeError("nobody thought of that")
+
+            async def mark() -> bool:
+                return True
+
+            return SimpleNamespace(mark=mark)
+
+    manager = FakeManager(vanished="")
+    parks: Any = Parks()
+    asyncio.run(Departure(backend, parks, manager, logging.getLogger()).leave("save-and-stop", 1))
+    assert list(manager.kernels) == [KERNELS[0], KERNELS[2]], "the server ends these, saved"
+
+
+def test_offer_is_made_from_the_record_on_disk_and_not_from_an_old_one(backend: Backend) -> None:
+    store = Store.open(backend.locations.store_dir)
+    first = stored(store, a_manifest(KERNELS[0]))
+    last = stored(store, a_manifest(KERNELS[0], created_at="2026-01-02T00:00:00.000Z"))
+    folder = backend.folder(KERNELS[0])
+    folder.mkdir(mode=0o700, parents=True)
+    old = Record(KERNELS[0], kernel=GONE, agent=GONE, parent=first.id)
+    write_record(folder, Record(KERNELS[0], kernel=GONE, agent=GONE, parent=last.id,
+                                notebook="/n/renamed.ipynb"))
+    (folder / offers.ENDED_NAME).write_text("signal 9\n")
+    backend.stop(old)
+    [offer] = backend.offers()
+    assert (offer.checkpoint, offer.notebook) == (last.id, "/n/renamed.ipynb")
+    assert not folder.exists()
+
+
+def test_end_waits_for_the_agent_that_the_record_on_disk_names(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = backend.folder(KERNELS[0])
+    folder.mkdir(mode=0o700, parents=True)
+    write_record(folder, Record(KERNELS[0], kernel=GONE, agent=me()))
+    monkeypatch.setattr("jupyter_ckpt.server.backend.END_DEADLINE_S", 0.0)
+    with pytest.raises(Exception, match="does not end"):
+        backend.stop(Record(KERNELS[0], kernel=GONE, agent=GONE))
+    assert read_record(folder).agent == me()
+
+
+# -- the threads ---------------------------------------------------------------------------
+def test_calls_are_made_in_few_threads_and_their_errors_told() -> None:
+    threads = DaemonThreads(2, "some")
+    go = threading.Event()
+    held = [threads.submit(go.wait, 60) for _ in range(2)]
+    queued: list[Any] = [threads.submit(lambda n=n: 1 / n) for n in (0, 1)]
+    cancelled = threads.submit(go.clear)
+    assert cancelled.cancel()
+    go.set()
+    assert [one.result(60) for one in held] == [True, True]
+    assert isinstance(queued[0].exception(60), ZeroDivisionError)
+    assert queued[1].result(60) == 1
+    names = {threads.submit(lambda: threading.current_thread().name).result(60) for _ in range(9)}
+    assert names <= {"some-1", "some-2"}
+    assert go.is_set()
+
+
+# -- real servers ----------------------------------------------------------------------------
+def armed(plan: Path, *faults: dict[str, str]) -> None:
+    plan.mkdir(exist_ok=True)
+    (plan / "new").write_text(json.dumps(faults))
+    (plan / "new").replace(plan / "plan.json")
+
+
+def test_server_ends_while_a_save_goes_on_and_the_next_has_its_kernels_before(
+    real_home: Home, start: StartServer, tmp_path: Path
+) -> None:
+    plan = tmp_path / "plan"
+    armed(plan)
+    first = start(real_home, "--CheckpointApp.on_shutdown=leave-running", **{VARIABLE: str(plan)})
+    kernel_id = first.open_session("a.ipynb")["kernel"]["id"]
+    assert first.connect(kernel_id).run("x = 7; print(x)") == "7"
+    saving = {"point": "save.begun", "act": "hang", "program": "kernel_agent"}
+    released = {"point": "depart.released", "act": "hang", "program": "jupyter_server"}
+    armed(plan, saving, released)
+    first.ok("POST", f"/api/ckpt/kernels/{kernel_id}/checkpoints", {"name": "large"})
+    wait_for(plan / "fired-0")
+    first.process.send_signal(signal.SIGTERM)
+    wait_for(plan / "fired-1")
+
+    second = start(real_home)
+    assert [one["id"] for one in second.ok("GET", "/api/kernels")] == [kernel_id]
+    assert first.process.poll() is None
+    armed(plan, saving)
+    assert first.process.wait(60) is not None
+    assert second.ok("GET", "/api/ckpt/checkpoints") == []
+    armed(plan)
+    wait_until(lambda: [one["name"] for one in second.ok("GET", "/api/ckpt/checkpoints")]
+               == ["large"], 60, "the save ends")
+    assert second.connect(kernel_id).run("print(x)") == "7"
+
+
+def wait_for(path: Path) -> None:
+    check: Callable[[], bool] = path.exists
+    wait_until(check, 60, f"{path.name} exists")

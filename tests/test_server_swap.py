@@ -1,0 +1,62 @@
+"""Restores in place that meet an error of the server itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from jupyter_harness import Home, Server, StartServer, wait_until
+
+from jupyter_ckpt.faults import VARIABLE
+
+pytest_plugins = ["jupyter_fixtures"]
+
+
+def broken_at(home: Home, start: StartServer, plan: Path, point: str) -> tuple[Server, str, str]:
+    """Have a saved session with ``x = 7``, and a restore that will meet a full disk."""
+    plan.mkdir()
+    (plan / "plan.json").write_text("[]")
+    server = start(home, **{VARIABLE: str(plan)})
+    kernel_id = str(server.open_session("a.ipynb")["kernel"]["id"])
+    assert server.connect(kernel_id).run("x = 7; print(x)") == "7"
+    saved = str(server.save(kernel_id)["result"]["id"])
+    (plan / "plan.json").write_text(json.dumps([{"point": point, "act": "enospc"}]))
+    return server, kernel_id, saved
+
+
+def still_watched(home: Home, server: Server, kernel_id: str) -> None:
+    """Kill the kernel and see the restarter start another."""
+    before = home.record(kernel_id)
+    assert before is not None
+    os.kill(before["kernel"]["pid"], signal.SIGKILL)
+    wait_until(lambda: (home.record(kernel_id) or before)["kernel"] not in (
+        None, before["kernel"]), 60, "the restarter starts another kernel")
+    assert server.connect(kernel_id).run("print('x' in globals())") == "False"
+
+
+@pytest.mark.parametrize("point", ["swap.begun", "swap.restored", "swap.done"])
+def test_kernel_is_shown_and_watched_again_whatever_goes_wrong(
+    real_home: Home, start: StartServer, tmp_path: Path, point: str
+) -> None:
+    server, kernel_id, saved = broken_at(real_home, start, tmp_path / "plan", point)
+    answer = server.request("POST", f"/api/ckpt/checkpoints/{saved}/restore",
+                            {"mode": "in-place", "kernel_id": kernel_id})
+    assert "No space left" in answer.json()["error"]["message"]
+    assert server.connect(kernel_id).run("print(x)") == "7"
+    still_watched(real_home, server, kernel_id)
+
+
+def test_first_error_of_a_restore_is_told(
+    fake_home: Home, start: StartServer, tmp_path: Path
+) -> None:
+    server, kernel_id, saved = broken_at(fake_home, start, tmp_path / "plan", "swap.restored")
+    (fake_home.runtime / "ckpt" / kernel_id / "fail.json").write_text(json.dumps(
+        {"id": "restore-failed", "code": 6, "message": "A library is missing.", "hint": ""}))
+    answer = server.request("POST", f"/api/ckpt/checkpoints/{saved}/restore",
+                            {"mode": "in-place", "kernel_id": kernel_id})
+    assert answer.json()["error"]["message"] == "A library is missing."
+    assert "could not be shown again" in server.log.read_text()
+    still_watched(fake_home, server, kernel_id)
