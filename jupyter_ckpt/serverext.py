@@ -14,7 +14,7 @@ from traitlets import Bool, Enum, Float, Integer, Unicode
 from .agent.frozen import LIMIT_VARIABLE, parse_limit
 from .configuration import OWN_FILE, Configuration
 from .errors import CheckpointError, UsageError
-from .handlers import ROUTES, SETTINGS_KEY, Services
+from .handlers import ROUTES
 from .locations import Locations
 from .plan import (
     DEFAULT_SAVE_BELOW,
@@ -36,6 +36,7 @@ from .server.departure import POLICIES, Departure
 from .server.documents import Documents
 from .server.events import EventStream
 from .server.fork_service import ForkService
+from .server.handling import SETTINGS_KEY, Services
 from .server.jobs import JobBoard
 from .server.journal import SessionJournal
 from .server.opening import Opening

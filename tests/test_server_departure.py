@@ -140,7 +140,7 @@ def test_end_waits_for_the_agent_that_the_record_on_disk_names(
     folder = backend.folder(KERNELS[0])
     folder.mkdir(mode=0o700, parents=True)
     write_record(folder, Record(KERNELS[0], kernel=GONE, agent=me()))
-    monkeypatch.setattr("jupyter_ckpt.server.backend.END_DEADLINE_S", 0.0)
+    monkeypatch.setattr("jupyter_ckpt.server.ending.END_DEADLINE_S", 0.0)
     with pytest.raises(Exception, match="does not end"):
         backend.stop(Record(KERNELS[0], kernel=GONE, agent=GONE))
     assert read_record(folder).agent == me()

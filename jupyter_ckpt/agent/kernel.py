@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 from ..box import ROOT_PID, Box, NamespaceBox, OpenBox
 from ..errors import KernelNotFound, LaunchFailed, NotOurKernel
 from ..procfs import ProcessId, command_name, descendants, rss_bytes, stat_fields
+from ..protocol import Job
 from ..record import Record
 from .activity import Mark
-from .kernel_link import KernelLink
+from .kernel_link import START_DEADLINE_S, KernelLink
 
 
 @dataclass
@@ -141,3 +143,13 @@ def identify(box: Box, record: Record, root_inner: int, kernel_inner: int) -> No
 
 
 __all__ = ["ROOT_PID", "Kernel", "identify", "open_alias"]
+
+
+def wait_for_start(kernel: Kernel, job: Job) -> None:
+    """Wait for the in-kernel part of a kernel that has only just been started."""
+    record = kernel.record
+    assert record.kernel is not None
+    while (record.injected and record.kernel.age_s() < START_DEADLINE_S
+           and record.kernel.is_alive() and not job.finished and not kernel.link.is_up()):
+        job.phase = "waiting for the kernel to start"
+        time.sleep(0.02)

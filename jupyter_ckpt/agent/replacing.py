@@ -23,9 +23,10 @@ from .activity import Mark
 from .core import Agent
 from .kernel import Kernel
 from .kernel_link import LINK_TIMEOUT_S
+from .preparing import Prepared
 from .proven import read_back
 from .requests import restore_answer
-from .restore import Prepared, Restore
+from .restore import Restore
 from .save import PROVEN_WARNING, Save
 
 log = logging.getLogger(__name__)

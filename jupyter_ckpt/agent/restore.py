@@ -8,7 +8,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,47 +18,29 @@ from ..engine.criulog import CHANGED_SIZE
 from ..engine.edit import accept_present, move_folder
 from ..engine.openfiles import process_tree
 from ..engine.sockets import InetSockets, close_outer_connections, inet_sockets, map_ports
-from ..errors import CheckpointError, ModeUnavailable, RestoreFailed, RestoreRefused
+from ..errors import CheckpointError, RestoreFailed, RestoreRefused
 from ..faults import point
 from ..manifest import Manifest, utc_now
-from ..plan import Schedule
-from ..procfs import ProcessId, command_name, descendants
+from ..procfs import ProcessId, command_name
 from ..protocol import Job
 from ..record import Record, next_epoch, write_private
 from ..store import Store
-from . import exchange, saved
+from . import exchange
 from .frozen import refill_shared_memory
 from .kernel import Kernel, identify
 from .launch import make_box
 from .ports import checked_wait, choose_ports
-from .preflight import Preflight
+from .preparing import PORT_NAMES, Preparation, Prepared
 from .recordfile import RecordFile
-from .savedfiles import FilePlan, plan_files, present_states
+from .savedfiles import present_states
 from .tools import Tools
 
 log = logging.getLogger(__name__)
-PORT_NAMES = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 RESTORE_HEADROOM = 200
 SIZE_ATTEMPTS = 3
 PIDS_DEADLINE_S = 20.0
 HOOK_DEADLINE_S = 30.0
 SLOWEST_COPY_BYTES_PER_S = 5_000_000
-
-
-@dataclass
-class Prepared:
-    """A checkpoint unpacked and checked, ready to run; nothing was touched yet."""
-
-    manifest: Manifest
-    details: dict[str, Any]
-    folder: Path
-    plan: FilePlan
-    schedule: Schedule | None
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def images(self) -> Path:
-        return self.folder / "images"
 
 
 class Restore:
@@ -77,6 +58,7 @@ class Restore:
         self.tools, self.request, self.job = tools, request, job
         self.record_file, self.folder = record_file, record_file.folder
         self.wait_s = checked_wait(request.get("wait_s"))
+        self._preparation = Preparation(tools, request, job)
 
     def prepare(
         self, store: Store, manifest: Manifest, work: Path, replaced: Kernel | None = None
@@ -85,64 +67,7 @@ class Restore:
 
         Raises `RestoreRefused` with all reasons, or `IntegrityError`; nothing was touched.
         """
-        self.job.enter("preparing")
-        with store.reading(manifest):
-            return self._prepare(store, manifest, work, replaced)
-
-    def _prepare(
-        self, store: Store, manifest: Manifest, work: Path, replaced: Kernel | None
-    ) -> Prepared:
-        if manifest.engine != "process":
-            raise RestoreRefused(
-                f"Checkpoint {manifest.id} holds variables, not a process.",
-                "It can only be loaded into a running kernel.")
-        details = saved.parsed(store.read_file(manifest, "restore.json"), saved.DETAILS,
-                               "restore.json")
-        self._check_mode(details["mode"])
-        schedule, told = saved.schedule(details, self.request)
-        manifest = replace(manifest, files=saved.with_hashes(manifest.files, details))
-        preflight = self._preflight(store, manifest, details, work, replaced)
-        warnings = told + preflight.run()
-        folder = work / "restore"
-        folder.mkdir()
-        self.job.total_bytes = manifest.memory_bytes
-
-        def progress(done: int) -> None:
-            self.job.done_bytes += done
-
-        store.materialise(manifest, folder, progress)
-        return Prepared(manifest, details, folder, preflight.plan, schedule, warnings)
-
-    def _preflight(
-        self, store: Store, manifest: Manifest, details: dict[str, Any], work: Path,
-        replaced: Kernel | None,
-    ) -> Preflight:
-        root = replaced.record.root if replaced is not None else None
-        scratch = work / "preflight"
-        scratch.mkdir()
-        return Preflight(
-            store, manifest, details, self.tools.criu_binary().version, scratch,
-            policy=self.request.get("files") or "put-back",
-            shared=bool(self.request.get("shared")),
-            forced_ports=self._forced_ports(details),
-            replaced=descendants(root.pid) if root is not None else ())
-
-    def _forced_ports(self, details: dict[str, Any]) -> dict[int, int]:
-        """Return {saved: to use} of the kernel's ports that the caller insists on."""
-        saved, wanted = details.get("connection") or {}, self.request.get("connection") or {}
-        return {int(saved[n]): int(wanted[n]) for n in PORT_NAMES if n in saved and n in wanted}
-
-    def _plan(self, manifest: Manifest, folder: Path) -> FilePlan:
-        return plan_files(manifest.files, self.request.get("files") or "put-back", folder,
-                          bool(self.request.get("shared")))
-
-    def _check_mode(self, made: str) -> None:
-        here = self.tools.mode()
-        if made == here or ({made, here} == {"root", "rootless"} and here == "root"):
-            return
-        raise ModeUnavailable(
-            f"The checkpoint was made in {made} mode; this machine offers {here} mode.",
-            f"Set JUPYTER_CKPT_MODE={made}, or restore it where that mode works.")
+        return self._preparation.prepare(store, manifest, work, replaced)
 
     def run(self, prepared: Prepared, recover: str | None = None,
             asked_by: str | None = None) -> Kernel:
@@ -156,7 +81,7 @@ class Restore:
         """
         exchange.undo(self.folder)  # or it would not be known whose files are there
         # Once more: the kernel that was just stopped may have written since.
-        prepared.plan = self._plan(prepared.manifest, prepared.folder)
+        prepared.plan = self._preparation.plan(prepared.manifest, prepared.folder)
         sockets = inet_sockets(prepared.images)
         moves = self._ports(prepared, sockets)
         self.job.enter("restoring")
@@ -235,7 +160,7 @@ class Restore:
     def _ports(self, prepared: Prepared, sockets: InetSockets) -> dict[int, int]:
         """Choose the ports: {saved: to use}, the kernel's own five included."""
         saved = prepared.details.get("connection") or {}
-        forced = self._forced_ports(prepared.details)
+        forced = self._preparation.forced_ports(prepared.details)
         kernel_ports = [int(saved[n]) for n in PORT_NAMES if n in saved]
 
         moves = choose_ports(sockets, forced, kernel_ports, self._tell, self.wait_s)

@@ -27,8 +27,7 @@ from . import host
 from .activity import Mark
 from .connections import lost_connections
 from .frozen import FrozenFiles, copy_open_files, copy_shared_memory, file_limit
-from .kernel import Kernel
-from .kernel_link import START_DEADLINE_S
+from .kernel import Kernel, wait_for_start
 from .libraries import inventory
 from .presentfile import digest
 from .tools import Tools, criu_mark
@@ -314,16 +313,6 @@ class Save:
             return
         tx.add_bytes("notebook.ipynb", data)
         manifest.notebook = {"path": path, "sha256": tx.document_hash(data)}
-
-
-def wait_for_start(kernel: Kernel, job: Job) -> None:
-    """Wait for the in-kernel part of a kernel that has only just been started."""
-    record = kernel.record
-    assert record.kernel is not None
-    while (record.injected and record.kernel.age_s() < START_DEADLINE_S
-           and record.kernel.is_alive() and not job.finished and not kernel.link.is_up()):
-        job.phase = "waiting for the kernel to start"
-        time.sleep(0.02)
 
 
 def _purpose(request: dict[str, Any]) -> str | None:

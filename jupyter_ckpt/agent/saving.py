@@ -13,10 +13,10 @@ from ..protocol import Job, checkpoint_id
 from . import overflow
 from .activity import is_unchanged
 from .core import Agent
-from .kernel import Kernel
+from .kernel import Kernel, wait_for_start
 from .kernel_link import LINK_TIMEOUT_S
 from .proven import read_back
-from .save import Save, wait_for_start
+from .save import Save
 from .tools import Tools
 
 log = logging.getLogger(__name__)

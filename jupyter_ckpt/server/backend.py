@@ -8,11 +8,8 @@ share jupyter_client's provisioner factory: see `current` and `use`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,10 +24,8 @@ from ..errors import (
     AgentUnreachable,
     CheckpointError,
     JobNotFound,
-    KernelNotFound,
     ModeUnavailable,
     NotFound,
-    RecordCorrupt,
     RestoreRefused,
     UsageError,
 )
@@ -42,6 +37,7 @@ from ..privileges import decide_mode
 from ..protocol import Job, checkpoint_id
 from ..record import Record, all_records, read_record, record_folder, write_record
 from ..store import Store
+from .ending import wait_for_end
 from .events import Emitter, Silence
 from .owner import released
 from .threads import DaemonThreads
@@ -51,8 +47,6 @@ T = TypeVar("T")
 OnProgress = Callable[[Job], None]
 WORKERS = 32
 JOB_KIND = "checkpoints"
-END_DEADLINE_S = 10.0
-POLL_S = 0.02
 NOT_REVIVED = "saved and ended, but it could not be brought back"
 """How a parked session ended whose revival failed, in an offer."""
 
@@ -174,45 +168,7 @@ class Backend:
                 pass  # it ended in between
             except AgentUnreachable:
                 kernels.stop(self.locations, record)
-        self._wait_for_end(record)
-
-    def _wait_for_end(self, record: Record) -> None:
-        """Wait for the agent to clean up; clean up for one that is dead.
-
-        One that is still storing the last state of its kernel is waited for; it gives up
-        by itself what does not get on. A kernel of the same id may be started right
-        afterwards. What the record says on disk counts: whoever asks may have read it
-        long ago, and the agent has been another and saved the kernel since.
-        """
-        deadline = time.monotonic() + END_DEADLINE_S
-        while any(agent is not None and agent.is_alive()
-                  for agent in (record.agent, self._present(record).agent)):
-            if time.monotonic() > deadline and not self._is_at_work(record):
-                raise AgentUnreachable(
-                    f"The agent of kernel {record.kernel_id} does not end.",
-                    f"Its log is {self.folder(record.kernel_id) / 'agent.log'}.")
-            time.sleep(POLL_S)
-        with contextlib.suppress(KernelNotFound, RecordCorrupt):
-            present = self.record(record.kernel_id)
-            if present.kernel == record.kernel:
-                # Nobody else can tell of its end any more: kernel and agent are both dead.
-                offers.bury(self.locations, present)
-                shutil.rmtree(self.folder(record.kernel_id), ignore_errors=True)
-
-    def _is_at_work(self, record: Record) -> bool:
-        try:
-            jobs = self.client(record).status()["jobs"]
-            return not all(Job.from_dict(job).finished for job in jobs)
-        except (CheckpointError, KeyError, TypeError):
-            return False
-
-    def _present(self, record: Record) -> Record:
-        """Return what the record says by now; `record` where it tells of this kernel no more."""
-        try:
-            present = self.record(record.kernel_id)
-        except (KernelNotFound, RecordCorrupt):
-            return record
-        return present if present.kernel == record.kernel else record
+        wait_for_end(self.locations, record, self.client(record))
 
     def save(self, record: Record, **arguments: Any) -> Manifest:
         return kernels.save(self.locations, record, **arguments)
