@@ -11,6 +11,7 @@
  *   ckpt-box enter  PID [--caps] [--cwd DIR] -- CMD...
  *       Run CMD in the box of PID 1 PID, wait, exit as it did. A CMD that is
  *       stopped meanwhile is continued: it may be the criu that holds a tree.
+ *       With CKPT_CRIU_SHIM set, CMD is criu and its tracer stands between: tracer.c.
  *   ckpt-box watch  -- CMD...
  *       The same without a box.
  *   ckpt-box enter  PID --detach LOG [--cwd DIR] -- CMD...
@@ -52,6 +53,8 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "tracer.h"
 
 #define ROOT_PID 100 /* the dump root's pid in every box: PID 1 watches it */
 #define BOX_RUNTIME "/dev/shm/.jupyter_ckpt"
@@ -355,6 +358,7 @@ static int watch_main(int argc, char **argv)
 	if (pid < 0)
 		die("fork");
 	if (pid == 0) {
+		run_guarded(argv + 1);
 		execvp(argv[1], argv + 1);
 		die("exec %s", argv[1]);
 	}
@@ -388,6 +392,7 @@ static int enter_main(int argc, char **argv)
 		die("fork");
 	if (pid == 0) {
 		if (!log) {
+			run_guarded(command);
 			execvp(command[0], command);
 			die("exec %s", command[0]);
 		}

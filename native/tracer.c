@@ -1,0 +1,567 @@
+/* The tracer of a dump: seizes tasks and works on them in criu's name, and outlives it.
+ *
+ * A criu that dies as the tracer of a tree lets every task go at that instant, also
+ * one that runs on borrowed registers or bytes, and that one dies, too. So criu's
+ * shim (criushim.c) hands its ptrace and wait calls over to this process, criu's
+ * parent. It notes what a task was like before criu first altered it, and when criu
+ * ends, in whatever way, while it holds tasks, puts them back (putback.c).
+ *
+ * The requests themselves are carried out as they are: criu notices no difference.
+ * Should this process be killed, Linux lets the tasks go as it did before, and criu
+ * ends with an error.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/prctl.h>
+#include <linux/ptrace.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "guard.h"
+#include "tracer.h"
+
+#define CONTINUE_AFTER_MS 100
+#define OWN_ERROR 125
+#define GET_RSEQ 0x420f /* PTRACE_GET_RSEQ_CONFIGURATION: headers may be older */
+
+#if defined(__x86_64__)
+
+static struct guard_page *page;
+static struct task *tasks, **by_tid;
+static int sock, signals;
+static pid_t criu;
+static int criu_status;
+static bool criu_ended;
+
+static long raw_ptrace(int request, pid_t pid, unsigned long addr, unsigned long data)
+{
+	/* Not the library's: for PTRACE_PEEKDATA that has a way of its own. */
+	return syscall(SYS_ptrace, request, pid, addr, data) < 0 ? -errno : 0;
+}
+
+static struct task *task_of(pid_t tid)
+{
+	return tid > 0 && tid < GUARD_PID_LIMIT ? by_tid[tid] : NULL;
+}
+
+static bool add_task(pid_t tid)
+{
+	struct task *task = calloc(1, sizeof *task);
+
+	if (!task || tid <= 0 || tid >= GUARD_PID_LIMIT) {
+		free(task);
+		return false;
+	}
+	task->tid = tid;
+	task->memfd = -1;
+	task->next = tasks;
+	tasks = by_tid[tid] = task;
+	return true;
+}
+
+static void remove_task(struct task *task)
+{
+	struct task **at = &tasks;
+
+	while (*at != task)
+		at = &(*at)->next;
+	*at = task->next;
+	by_tid[task->tid] = NULL;
+	for (struct poke *poke = task->pokes, *next; poke; poke = next) {
+		next = poke->next;
+		free(poke);
+	}
+	free(task->xstate);
+	free(task);
+}
+
+/* ---- what is noted ------------------------------------------------------- */
+
+/* The critical section of a restartable sequence ends where the registers are taken
+ * away: the kernel no longer knows then that the task was in one, and could not send
+ * it to the abort handler, where it has to go on. */
+static void leave_critical_section(struct task *task)
+{
+	struct {
+		uint64_t pointer;
+		uint32_t size, signature, flags, pad;
+	} found;
+	struct {
+		uint32_t version, flags;
+		uint64_t start, length, abort;
+	} section;
+	unsigned long at;
+	struct iovec there = { .iov_len = sizeof at }, here = { &at, sizeof at };
+
+	if (syscall(SYS_ptrace, GET_RSEQ, task->tid, sizeof found, &found) <= 0 ||
+	    !found.pointer)
+		return;
+	there.iov_base = (void *)(found.pointer + 8);
+	if (process_vm_readv(task->tid, &here, 1, &there, 1, 0) != sizeof at || !at)
+		return;
+	there = (struct iovec){ (void *)at, sizeof section };
+	here = (struct iovec){ &section, sizeof section };
+	if (process_vm_readv(task->tid, &here, 1, &there, 1, 0) == sizeof section &&
+	    task->regs.rip - section.start < section.length)
+		task->regs.rip = section.abort;
+}
+
+/* Before criu alters anything of a task; it stands still then. */
+void note_original(struct task *task)
+{
+	static unsigned char room[64 * 1024];
+	struct iovec xstate = { room, sizeof room };
+
+	if (task->saved || raw_ptrace(PTRACE_GETREGS, task->tid, 0, (unsigned long)&task->regs) ||
+	    raw_ptrace(PTRACE_GETSIGMASK, task->tid, sizeof task->mask, (unsigned long)&task->mask))
+		return;
+	leave_critical_section(task);
+	free(task->xstate);
+	task->xstate = NULL;
+	if (!raw_ptrace(PTRACE_GETREGSET, task->tid, 0x202 /* NT_X86_XSTATE */,
+			(unsigned long)&xstate)) {
+		task->xstate = malloc(xstate.iov_len);
+		if (task->xstate) {
+			memcpy(task->xstate, room, xstate.iov_len);
+			task->xstate_bytes = xstate.iov_len;
+		}
+	}
+	task->saved = true;
+}
+
+static void note_poke(struct task *task, unsigned long addr, unsigned long word)
+{
+	struct poke **at = &task->pokes, *poke;
+
+	while (*at && (*at)->addr != addr)
+		at = &(*at)->next;
+	poke = *at;
+	if (poke && poke->word == word) { /* criu itself puts it back */
+		*at = poke->next;
+		free(poke);
+	} else if (!poke && (poke = calloc(1, sizeof *poke))) {
+		poke->addr = addr;
+		if (raw_ptrace(PTRACE_PEEKDATA, task->tid, addr, (unsigned long)&poke->word)) {
+			free(poke);
+			return;
+		}
+		poke->next = task->pokes;
+		task->pokes = poke;
+	}
+}
+
+/* Is criu about to make the task do a system call, at bytes it has poked? */
+static void note_registers(struct task *task, const struct user_regs_struct *regs)
+{
+	for (struct poke *poke = task->pokes; poke; poke = poke->next)
+		if (poke->addr == regs->rip) {
+			task->calling = true;
+			task->call = *regs;
+			task->call_at = regs->rip;
+		}
+}
+
+/* What has come of that call, once the task stands still again. */
+void note_call(struct task *task)
+{
+	struct user_regs_struct now;
+	const struct user_regs_struct *call = &task->call;
+
+	if (!task->calling || raw_ptrace(PTRACE_GETREGS, task->tid, 0, (unsigned long)&now) ||
+	    now.rip == call->rip)
+		return;
+	task->calling = false;
+	long result = (long)now.rax;
+	bool failed = result < 0 && result > -4096;
+
+	if (call->rax == SYS_memfd_create && !failed)
+		task->memfd = (int)result;
+	else if (call->rax == SYS_close && (int)call->rdi == task->memfd)
+		task->memfd = -1;
+	else if (call->rax == SYS_mmap && !failed)
+		task->map = (unsigned long)result, task->map_bytes = call->rsi;
+	else if (call->rax == SYS_munmap && !failed && call->rdi == task->map)
+		task->map = 0;
+}
+
+static bool is_stop_signal(int number)
+{
+	return number == SIGSTOP || number == SIGTSTP || number == SIGTTIN || number == SIGTTOU;
+}
+
+static void before(struct task *task)
+{
+	switch (page->request) {
+	case PTRACE_POKETEXT:
+	case PTRACE_POKEDATA:
+		note_poke(task, page->addr, page->data);
+		break;
+	case PTRACE_POKEUSR:
+		if (page->addr >= offsetof(struct user, u_debugreg))
+			task->debugged = true;
+		else
+			note_original(task);
+		break;
+	case PTRACE_SETREGSET:
+		note_original(task);
+		if (page->addr == 1 /* NT_PRSTATUS */ && page->size == sizeof task->regs)
+			note_registers(task, (void *)page->buffer);
+		break;
+	case PTRACE_SETREGS:
+	case PTRACE_SETFPREGS:
+	case PTRACE_SETSIGMASK:
+		note_original(task);
+		break;
+	case PTRACE_CONT:
+	case PTRACE_SYSCALL:
+		if (!page->data && task->status && is_stop_signal(WSTOPSIG(task->status)))
+			task->stop_signal = WSTOPSIG(task->status);
+		break;
+	}
+}
+
+static void after(struct task *task)
+{
+	switch (page->request) {
+	case PTRACE_SEIZE:
+		/* What cannot be kept track of is not held either. */
+		if (!add_task(page->pid)) {
+			raw_ptrace(PTRACE_DETACH, page->pid, 0, 0);
+			page->result = -ENOMEM;
+		}
+		break;
+	case PTRACE_DETACH:
+		remove_task(task);
+		break;
+	case PTRACE_CONT:
+	case PTRACE_SYSCALL:
+		task->status = 0;
+		task->fresh = false;
+		break;
+	}
+}
+
+/* ---- what is asked --------------------------------------------------------- */
+
+/* The word that is wanted, and some behind it: criu reads areas word by word. Only
+ * to the page's end, and only where plain reading works. */
+static void peek(void)
+{
+	unsigned long room = 4096 - (page->addr & 4095), words[GUARD_PEEKED];
+	struct iovec here = { words, sizeof words }, there = { (void *)page->addr, sizeof words };
+	ssize_t size = -1;
+
+	if (here.iov_len > room)
+		here.iov_len = there.iov_len = room & ~7UL;
+	if (page->request != PTRACE_PEEKUSR && here.iov_len)
+		size = process_vm_readv(page->pid, &here, 1, &there, 1, 0);
+	if (size < 8) {
+		size = 8;
+		page->result = raw_ptrace(page->request, page->pid, page->addr,
+					  (unsigned long)words);
+	}
+	memcpy(page->buffer, words, (size_t)size);
+	page->size = (uint32_t)size;
+}
+
+static void carry_out(void)
+{
+	struct task *task = task_of(page->pid);
+	unsigned long addr = page->addr, data = page->data;
+	struct iovec vector = { page->buffer, page->size };
+
+	if (page->size > GUARD_BUFFER_BYTES || (!task && page->request != PTRACE_SEIZE)) {
+		page->result = -ESRCH;
+		return;
+	}
+	page->result = 0;
+	if (page->form == GUARD_PEEK) {
+		peek();
+		return;
+	}
+	if (page->form == GUARD_DATA)
+		data = (unsigned long)page->buffer;
+	else if (page->form == GUARD_ADDR)
+		addr = (unsigned long)page->buffer;
+	else if (page->form == GUARD_VECTOR)
+		data = (unsigned long)&vector;
+	else if (page->form == GUARD_SIGINFOS)
+		addr = (unsigned long)page->buffer,
+		data = (unsigned long)page->buffer + GUARD_SIGINFOS_AT;
+	if (task)
+		before(task);
+	long result = syscall(SYS_ptrace, page->request, page->pid, addr, data);
+
+	page->result = result < 0 ? -errno : result;
+	if (page->form == GUARD_VECTOR)
+		page->size = (uint32_t)vector.iov_len;
+	if (page->result >= 0)
+		after(task);
+}
+
+/* criu may have been stopped by whoever: it holds a tree, so it is continued, not
+ * too fast for one who insists. */
+static void continue_criu(void)
+{
+	struct timespec pause = { .tv_nsec = CONTINUE_AFTER_MS * 1000000L };
+
+	nanosleep(&pause, NULL);
+	kill(criu, SIGCONT);
+}
+
+/* Take one event of a task or of criu itself; false when there is none. */
+static bool take_event(int options)
+{
+	int status;
+	pid_t pid = waitpid(-1, &status, options | __WALL | WUNTRACED);
+	struct task *task = task_of(pid);
+
+	if (pid <= 0)
+		return false;
+	if (task) {
+		task->status = status;
+		task->fresh = true;
+		task->gone = !WIFSTOPPED(status);
+		if (!task->gone)
+			note_call(task);
+	} else if (pid == criu && WIFSTOPPED(status)) {
+		continue_criu();
+	} else if (pid == criu) {
+		criu_ended = true;
+		criu_status = status;
+	}
+	return true;
+}
+
+static struct task *fresh_task(pid_t pid)
+{
+	struct task *task = pid > 0 ? task_of(pid) : tasks;
+
+	while (task && !task->fresh)
+		task = pid > 0 ? NULL : task->next;
+	return task;
+}
+
+static void wait_for_task(void)
+{
+	struct task *task;
+
+	while (!(task = fresh_task(page->pid))) {
+		page->result = -ECHILD;
+		if (page->pid > 0 ? !task_of(page->pid) : !tasks)
+			return;
+		page->result = -EINTR;
+		if (criu_ended || atomic_load(&page->cancelled))
+			return;
+		if (!take_event(page->options & WNOHANG) && page->options & WNOHANG) {
+			page->result = 0;
+			return;
+		}
+	}
+	page->result = task->tid;
+	page->status = task->status;
+	task->fresh = false;
+	if (task->gone)
+		remove_task(task);
+}
+
+static void answer(void)
+{
+	if (page->form == GUARD_WAIT)
+		wait_for_task();
+	else
+		carry_out();
+	atomic_store(&page->answered, atomic_load(&page->asked));
+	if (atomic_load(&page->criu_sleeps))
+		send(sock, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+static bool is_asked(void)
+{
+	return atomic_load(&page->asked) != atomic_load(&page->answered);
+}
+
+static bool is_asked_soon(void)
+{
+	struct timespec time;
+	long end = 0, now;
+
+	do {
+		for (int i = 0; i < 64; i++) {
+			if (is_asked())
+				return true;
+			__builtin_ia32_pause();
+		}
+		clock_gettime(CLOCK_MONOTONIC, &time);
+		now = time.tv_sec * 1000000000L + time.tv_nsec;
+		if (!end)
+			end = now + page->spin_ns;
+	} while (now < end);
+	return false;
+}
+
+/* Nothing is asked: sleep until it is, or a task or criu comes to something. */
+static void sleep_until_needed(void)
+{
+	struct pollfd waits[] = { { .fd = signals, .events = POLLIN },
+				  { .fd = sock, .events = POLLIN } };
+	char bytes[64];
+	struct signalfd_siginfo info;
+
+	atomic_store(&page->tracer_sleeps, 1);
+	if (!is_asked())
+		poll(waits, 2, -1);
+	atomic_store(&page->tracer_sleeps, 0);
+	if (waits[1].revents && recv(sock, bytes, sizeof bytes, MSG_DONTWAIT) == 0) {
+		close(sock); /* criu has gone, or has never been ours */
+		sock = -1;
+		put_back(tasks);
+		while (tasks)
+			remove_task(tasks);
+	}
+	if (waits[0].revents && read(signals, &info, sizeof info) > 0) {
+		bool news = false;
+
+		while (take_event(WNOHANG))
+			;
+		for (struct task *task = tasks; task; task = task->next)
+			news = news || task->fresh;
+		/* As the kernel tells a tracer: criu looks then at what it did not
+		 * expect, such as the end of a task that should answer it. */
+		if (news && !criu_ended)
+			kill(criu, SIGCHLD);
+	}
+}
+
+static void serve(void)
+{
+	while (!criu_ended) {
+		if (is_asked())
+			answer();
+		else if (!page->spin_ns || sock < 0 || !is_asked_soon())
+			sleep_until_needed();
+	}
+}
+
+/* ---- beginning and end ----------------------------------------------------- */
+
+static void on_nudge(int number)
+{
+	(void)number; /* interrupts a wait that criu has given up */
+}
+
+static int processors(void)
+{
+	cpu_set_t set;
+
+	return sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
+}
+
+static bool open_page(int *memory)
+{
+	*memory = memfd_create("ckpt-guard", 0);
+	if (*memory < 0 || ftruncate(*memory, GUARD_BYTES) != 0)
+		return false;
+	page = mmap(NULL, GUARD_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, *memory, 0);
+	by_tid = mmap(NULL, GUARD_PID_LIMIT * sizeof *by_tid, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (page == MAP_FAILED || by_tid == MAP_FAILED)
+		return false;
+	page->magic = GUARD_MAGIC;
+	page->tracer = getpid();
+	page->spin_ns = processors() > 1 ? GUARD_SPIN_NS : 0;
+	return true;
+}
+
+/* Neither of us for the memory of others: criu would lose a checkpoint, we a tree.
+ * Only root may; both end with the dump, and nobody else inherits it. */
+static void hide_from_oom_killer(void)
+{
+	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+	if (fd >= 0) {
+		if (write(fd, "-1000", 5) < 0)
+			errno = 0;
+		close(fd);
+	}
+}
+
+static void exec_criu(char **command, const char *shim, int memory, int end)
+{
+	char value[64];
+
+	snprintf(value, sizeof value, "%d,%d", end, memory);
+	setenv(GUARD_VARIABLE, value, 1);
+	setenv("LD_PRELOAD", shim, 1);
+	execvp(command[0], command);
+	fprintf(stderr, "ckpt-box: exec %s: %s\n", command[0], strerror(errno));
+	_exit(OWN_ERROR);
+}
+
+static void watch_over_criu(void)
+{
+	static const int deaf[] = { SIGINT, SIGHUP, SIGQUIT, SIGTERM, SIGPIPE };
+	struct sigaction nudge = { .sa_handler = on_nudge };
+	sigset_t child;
+
+	for (size_t i = 0; i < sizeof deaf / sizeof *deaf; i++)
+		signal(deaf[i], SIG_IGN);
+	sigaction(SIGUSR1, &nudge, NULL);
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &child, NULL);
+	signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+	/* Before the loop: criu may have ended before its end could be signalled. */
+	while (take_event(WNOHANG))
+		;
+	serve();
+	put_back(tasks);
+	_exit(WIFSIGNALED(criu_status) ? 128 + WTERMSIG(criu_status) : WEXITSTATUS(criu_status));
+}
+
+#endif
+
+/* Run `command` (criu) as our child and trace for it, and end as it did. Returns,
+ * with nothing done, when no shim is named or this cannot be had here. */
+void run_guarded(char **command)
+{
+	const char *shim = getenv(GUARD_SHIM_VARIABLE);
+
+	if (!shim || access(shim, R_OK) != 0)
+		return;
+#if defined(__x86_64__)
+	int memory, ends[2];
+
+	if (!open_page(&memory) || socketpair(AF_UNIX, SOCK_STREAM, 0, ends) != 0)
+		return;
+	hide_from_oom_killer();
+	criu = fork();
+	if (criu < 0)
+		return;
+	if (criu == 0) {
+		close(ends[0]);
+		exec_criu(command, shim, memory, ends[1]);
+	}
+	prctl(PR_SET_NAME, "ckpt-tracer", 0, 0, 0);
+	close(ends[1]);
+	close(memory);
+	sock = ends[0];
+	watch_over_criu();
+#else
+	(void)command;
+#endif
+}

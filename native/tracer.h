@@ -1,0 +1,51 @@
+/* The tasks that the tracer holds for criu: what it needs to put them back. */
+#ifndef CKPT_TRACER_H
+#define CKPT_TRACER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/user.h>
+
+struct poke {
+	struct poke *next;
+	unsigned long addr, word; /* the word that was there */
+};
+
+struct task {
+	struct task *next;
+	pid_t tid;
+	int status; /* of its present stop or its end; 0 while it runs */
+	bool fresh; /* criu has not been told of `status` yet */
+	bool gone;  /* it has ended */
+	bool ran;   /* when criu ended */
+
+	/* Before anything of it was altered. */
+	bool saved;
+	struct user_regs_struct regs;
+	uint64_t mask;
+	void *xstate;
+	size_t xstate_bytes;
+
+	struct poke *pokes;
+	bool debugged;   /* has a breakpoint in a debug register */
+	int stop_signal; /* it was stopped by this, and was continued to work on it */
+
+	/* The system call that criu makes it do, and what such calls left in it. */
+	bool calling;
+	struct user_regs_struct call;
+	unsigned long call_at; /* where it can be made to do one: 0, nowhere yet */
+	unsigned long map, map_bytes;
+	int memfd; /* -1: none */
+};
+
+/* tracer.c */
+void run_guarded(char **command);
+void note_original(struct task *task);
+void note_call(struct task *task);
+
+/* putback.c */
+void put_back(struct task *tasks);
+
+#endif
