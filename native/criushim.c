@@ -207,21 +207,17 @@ static void end(void)
 	}
 }
 
-/* Ask what the page holds and wait for the answer; false: the tracer is dead. */
-static int ask(void)
+/* Wait until everything that was asked is answered; false: the tracer is dead. */
+static int await_answer(int form)
 {
 	char byte;
 
-	atomic_store(&page->cancelled, 0);
-	atomic_fetch_add(&page->asked, 1);
-	if (atomic_load(&page->tracer_sleeps))
-		ring();
-	if (!is_answered_soon()) {
+	if (!dead && !is_answered_soon()) {
 		atomic_store(&page->criu_sleeps, 1);
 		while (!dead && !is_answered()) {
 			long size = call(__NR_read, sock, (long)&byte, 1, 0, 0, 0);
 
-			if (size == -EINTR && page->form == GUARD_WAIT)
+			if (size == -EINTR && form == GUARD_WAIT)
 				cancel();
 			else if (size != 1 && size != -EINTR)
 				dead = !is_answered();
@@ -231,16 +227,70 @@ static int ask(void)
 	return !dead;
 }
 
+/* A place at the end of the queue for a request with room for `size` bytes. */
+static struct guard_request *new_request(int form, int request, pid_t pid, uint32_t size)
+{
+	static uint32_t end;
+	uint32_t asked = atomic_load(&page->asked), answered = atomic_load(&page->answered);
+	uint32_t needed = (sizeof(struct guard_request) + size + 63) & ~63U;
+
+	if (asked - answered >= GUARD_REQUESTS - 1 || end + needed > GUARD_ROOM_BYTES) {
+		if (atomic_load(&page->tracer_sleeps))
+			ring();
+		await_answer(form == GUARD_WAIT ? GUARD_VALUES : form);
+		answered = asked;
+	}
+	if (answered == asked)
+		end = 0;
+	page->at[asked % GUARD_REQUESTS] = end;
+	struct guard_request *found = (struct guard_request *)(page->room + end);
+
+	end += needed;
+	found->form = form;
+	found->request = request;
+	found->pid = pid;
+	found->size = size;
+	return found;
+}
+
+/* Ask it, for an answer that nobody waits for; `now`: something waits for the deed. */
+static void post(int now)
+{
+	atomic_fetch_add(&page->asked, 1);
+	if (now && atomic_load(&page->tracer_sleeps))
+		ring();
+}
+
+/* Ask it and wait for the answer; false: the tracer is dead. */
+static int ask(int form)
+{
+	atomic_store(&page->cancelled, 0);
+	post(1);
+	return await_answer(form);
+}
+
 /* ---- ptrace ------------------------------------------------------------ */
 
-/* criu reads areas word by word: what lies behind a word comes with it, and is
- * good for as long as nothing else is asked. */
-static struct {
+/* The words that were poked last: they may still be in the queue. */
+static struct poked {
 	pid_t pid;
-	uint64_t addr;
-	uint32_t size;
-	unsigned char bytes[GUARD_PEEKED * 8];
-} peeked;
+	uint32_t number;
+	uint64_t addr, word;
+} poked[16];
+static unsigned poked_next;
+
+/* What is known of the task that was seen last, without asking. */
+static pid_t seen_pid;
+static int seen_siginfo;
+static unsigned char siginfo[SIGINFO_BYTES], registers[27 * 8];
+
+static void note_seen(pid_t pid)
+{
+	seen_pid = page->seen_pid == pid ? pid : 0;
+	seen_siginfo = page->seen_siginfo;
+	copy(siginfo, page->siginfo, sizeof siginfo);
+	copy(registers, page->registers, sizeof registers);
+}
 
 static int form_of(int request, long addr, long data, uint32_t *size)
 {
@@ -263,7 +313,7 @@ static int form_of(int request, long addr, long data, uint32_t *size)
 		*size = SIGINFO_BYTES;
 		return GUARD_DATA;
 	case PTRACE_SECCOMP_GET_FILTER:
-		*size = data ? GUARD_BUFFER_BYTES : 0;
+		*size = data ? GUARD_DATA_BYTES : 0;
 		return data ? GUARD_DATA : GUARD_VALUES;
 	case ARCH_PRCTL: /* ARCH_GET_FS, ARCH_GET_GS, ARCH_SHSTK_STATUS */
 		*size = 8;
@@ -299,62 +349,130 @@ static int is_written(int request)
 	       request == SET_THREAD_AREA;
 }
 
-static void carry_there(int form, int request, void *addr, void *data, uint32_t size)
+static void carry_there(struct guard_request *to, int request, void *addr, void *data)
 {
-	if (form == GUARD_DATA && !is_read(request))
-		copy(page->buffer, data, size);
-	else if (form == GUARD_ADDR)
-		copy(page->buffer, addr, size);
-	else if (form == GUARD_VECTOR && !is_read(request))
-		copy(page->buffer, ((struct vector *)data)->base, size);
-	else if (form == GUARD_SIGINFOS)
-		copy(page->buffer, addr, sizeof(struct ptrace_peeksiginfo_args));
+	if (to->form == GUARD_DATA && !is_read(request))
+		copy(to->bytes, data, to->size);
+	else if (to->form == GUARD_ADDR)
+		copy(to->bytes, addr, to->size);
+	else if (to->form == GUARD_VECTOR && !is_read(request))
+		copy(to->bytes, ((struct vector *)data)->base, to->size);
+	else if (to->form == GUARD_SIGINFOS)
+		copy(to->bytes, addr, sizeof(struct ptrace_peeksiginfo_args));
 }
 
-static void carry_back(int form, int request, void *addr, void *data)
+static void carry_back(struct guard_request *from, int request, void *addr, void *data)
 {
-	uint32_t size = page->size;
+	uint32_t size = from->size;
 
 	if (request == PTRACE_SECCOMP_GET_FILTER)
-		size = (uint32_t)page->result * 8;
-	if (form == GUARD_DATA && !is_written(request)) {
-		copy(data, page->buffer, size);
-	} else if (form == GUARD_ADDR) {
-		copy(addr, page->buffer, size);
-	} else if (form == GUARD_VECTOR) {
+		size = (uint32_t)from->result * 8;
+	if (from->form == GUARD_DATA && !is_written(request)) {
+		copy(data, from->bytes, size);
+	} else if (from->form == GUARD_ADDR) {
+		copy(addr, from->bytes, size);
+	} else if (from->form == GUARD_VECTOR) {
 		if (!is_written(request))
-			copy(((struct vector *)data)->base, page->buffer, size);
+			copy(((struct vector *)data)->base, from->bytes, size);
 		((struct vector *)data)->size = size;
-	} else if (form == GUARD_SIGINFOS) {
-		copy(data, page->buffer + GUARD_SIGINFOS_AT,
-		     (size_t)page->result * SIGINFO_BYTES);
+	} else if (from->form == GUARD_SIGINFOS) {
+		copy(data, from->bytes + GUARD_SIGINFOS_AT,
+		     (size_t)from->result * SIGINFO_BYTES);
 	}
+}
+
+/* Requests that fail only when the task has been killed (the next wait tells) or when
+ * criu is at its end (the tracer refuses what comes next): nobody waits for them. */
+static int needs_no_answer(int request, long data)
+{
+	switch (request) {
+	case PTRACE_POKETEXT: case PTRACE_POKEDATA: case PTRACE_POKEUSR:
+	case PTRACE_CONT: case PTRACE_SYSCALL: case PTRACE_INTERRUPT:
+	case SET_REGS: case SET_FPREGS: case PTRACE_SETREGSET: case PTRACE_SETSIGMASK:
+		return 1;
+	case PTRACE_SETOPTIONS:
+		return data == 1; /* PTRACE_O_TRACESYSGOOD; others may be refused */
+	case PTRACE_DETACH:
+		return seized_count > 1; /* the last waits for all: then the pause is over */
+	}
+	return 0;
+}
+
+/* Until these are carried out, what criu waits for does not happen. */
+static int is_urgent(int request)
+{
+	return request == PTRACE_CONT || request == PTRACE_SYSCALL ||
+	       request == PTRACE_INTERRUPT || request == PTRACE_DETACH;
+}
+
+/* Keep in step what is known without asking. */
+static void note_posted(int request, pid_t pid, uint64_t addr, uint64_t data)
+{
+	if (request == PTRACE_POKEDATA || request == PTRACE_POKETEXT) {
+		poked[poked_next++ % 16] =
+			(struct poked){ pid, atomic_load(&page->asked), addr, data };
+	} else if (pid == seen_pid && request != PTRACE_SETSIGMASK &&
+		   request != PTRACE_SETOPTIONS) {
+		seen_pid = 0;
+	}
+}
+
+/* A word of memory: read directly, for the tracer need not be woken for that, with
+ * what is on its way there. */
+static int read_directly(pid_t pid, uint64_t addr, long *word)
+{
+	struct vector here = { word, 8 }, there = { (void *)addr, 8 };
+	uint32_t answered = atomic_load(&page->answered);
+
+	if (call(__NR_process_vm_readv, pid, (long)&here, 1, (long)&there, 1, 0) != 8)
+		return 0;
+	for (unsigned i = 0; i < 16; i++) {
+		/* From the oldest on: a later one may be of the same word. */
+		struct poked *each = &poked[(poked_next + i) % 16];
+
+		if (each->pid != pid || (int32_t)(each->number - answered) < 0 || addr + 8 <= each->addr || each->addr + 8 <= addr)
+			continue;
+		if (each->addr != addr)
+			return 0;
+		*word = (long)each->word;
+	}
+	return 1;
 }
 
 static long peek(int request, pid_t pid, uint64_t addr)
 {
-	long word;
+	long word = 0;
 
-	if (request == PTRACE_PEEKUSR || peeked.pid != pid || addr < peeked.addr ||
-	    addr + 8 > peeked.addr + peeked.size) {
-		peeked.pid = 0;
-		page->form = GUARD_PEEK;
-		page->request = request;
-		page->pid = pid;
-		page->addr = addr;
-		if (!ask())
+	if (request == PTRACE_PEEKUSR || !read_directly(pid, addr, &word)) {
+		struct guard_request *asked = new_request(GUARD_PEEK, request, pid, 8);
+
+		asked->addr = addr;
+		if (!ask(GUARD_PEEK))
 			return told(-ESRCH);
-		if (page->result < 0)
-			return told(page->result);
-		peeked.addr = addr;
-		peeked.size = page->size;
-		copy(peeked.bytes, page->buffer, sizeof peeked.bytes);
-		if (request != PTRACE_PEEKUSR)
-			peeked.pid = pid;
+		if (asked->result < 0)
+			return told(asked->result);
+		copy(&word, asked->bytes, sizeof word);
 	}
-	copy(&word, peeked.bytes + (addr - peeked.addr), sizeof word);
 	*__errno_location() = 0;
 	return word;
+}
+
+/* What the last stop or look of the task has brought along. */
+static int is_known(int request, pid_t pid, long addr, void *data)
+{
+	struct vector *vector = data;
+
+	if (pid != seen_pid)
+		return 0;
+	if (request == PTRACE_GETSIGINFO && seen_siginfo) {
+		copy(data, siginfo, sizeof siginfo);
+		return 1;
+	}
+	if (request != PTRACE_GETREGSET || addr != 1 || vector->size < sizeof registers)
+		return 0;
+	copy(vector->base, registers, sizeof registers);
+	vector->size = sizeof registers;
+	return 1;
 }
 
 static long hand_over(int request, pid_t pid, long addr, long data)
@@ -366,24 +484,34 @@ static long hand_over(int request, pid_t pid, long addr, long data)
 		return told(-ESRCH);
 	if (form == GUARD_PEEK)
 		return peek(request, pid, (uint64_t)addr);
-	peeked.pid = 0;
-	if (size > GUARD_BUFFER_BYTES - (form == GUARD_SIGINFOS ? GUARD_SIGINFOS_AT : 0))
+	if (is_known(request, pid, addr, (void *)data))
+		return 0;
+	if (form == GUARD_SIGINFOS)
+		size += GUARD_SIGINFOS_AT;
+	if (size > GUARD_DATA_BYTES)
 		return told(-EIO);
-	page->form = form;
-	page->request = request;
-	page->pid = pid;
-	page->addr = (uint64_t)addr;
-	page->data = (uint64_t)data;
-	page->size = size;
-	carry_there(form, request, (void *)addr, (void *)data, size);
-	if (!ask())
+	struct guard_request *asked = new_request(form, request, pid, size);
+
+	asked->addr = (uint64_t)addr;
+	asked->data = (uint64_t)data;
+	carry_there(asked, request, (void *)addr, (void *)data);
+	if (needs_no_answer(request, data)) {
+		note_posted(request, pid, (uint64_t)addr, (uint64_t)data);
+		post(is_urgent(request));
+		if (request == PTRACE_DETACH)
+			mark(pid, 0);
+		return 0;
+	}
+	if (!ask(form))
 		return told(-ESRCH);
-	if (page->result < 0)
-		return told(page->result);
-	carry_back(form, request, (void *)addr, (void *)data);
+	if (asked->result < 0)
+		return told(asked->result);
+	carry_back(asked, request, (void *)addr, (void *)data);
+	if (request == PTRACE_GETSIGMASK)
+		note_seen(pid);
 	if (request == PTRACE_SEIZE || request == PTRACE_DETACH)
 		mark(pid, request == PTRACE_SEIZE);
-	return (long)page->result;
+	return (long)asked->result;
 }
 
 long ptrace(int request, ...)
@@ -422,7 +550,11 @@ static int lost_task(void)
 
 static long wait_handed_over(pid_t pid, int *status, int options)
 {
-	if (dead || (page->form = GUARD_WAIT, page->pid = pid, page->options = options, !ask())) {
+	struct guard_request *asked = dead ? NULL : new_request(GUARD_WAIT, 0, pid, 0);
+
+	if (asked)
+		asked->options = options;
+	if (!asked || !ask(GUARD_WAIT)) {
 		/* All tasks run again; for criu they are as good as killed. */
 		int lost = pid > 0 ? pid : lost_task();
 
@@ -431,14 +563,16 @@ static long wait_handed_over(pid_t pid, int *status, int options)
 			*status = SIGNAL_KILL;
 		return lost ? lost : -ECHILD;
 	}
-	peeked.pid = 0;
-	if (page->result > 0) {
+	seen_pid = 0;
+	if (asked->result > 0) {
 		if (status)
-			*status = page->status;
-		if ((page->status & 0xff) != 0x7f) /* it has ended */
-			mark((pid_t)page->result, 0);
+			*status = asked->status;
+		if ((asked->status & 0xff) == 0x7f)
+			note_seen((pid_t)asked->result);
+		else
+			mark((pid_t)asked->result, 0); /* it has ended */
 	}
-	return (long)page->result;
+	return (long)asked->result;
 }
 
 pid_t wait4(pid_t pid, int *status, int options, void *usage)

@@ -1,10 +1,12 @@
 /* What criu's shim (criushim.c) and the tracer of its tasks (tracer.c, putback.c)
- * share: a page of memory for one request at a time, and a socket that wakes.
+ * share: memory with a queue of requests, and a socket that wakes.
  *
- * The asker fills the page, raises `asked` and, if the other says that it sleeps,
- * sends a byte; the answerer sets `answered` to the same and does likewise. A byte
- * too many only makes one look once more. The end of the socket is the end of the
- * other side, however it came.
+ * The asker writes requests one behind the other and raises `asked`; the answerer
+ * carries them out in that order and raises `answered`. When both are equal the queue
+ * begins anew. Only who needs an answer waits for it: to be woken by the other costs
+ * more than most requests, above all where the processors are busy. Who says that it
+ * sleeps is sent a byte; one too many only makes it look once more. The end of the
+ * socket is the end of the other side, however it came.
  */
 #ifndef CKPT_GUARD_H
 #define CKPT_GUARD_H
@@ -17,10 +19,10 @@
 #define GUARD_MAGIC 0x64726775U
 #define GUARD_PID_LIMIT (4 * 1024 * 1024) /* the kernel's PID_MAX_LIMIT */
 #define GUARD_SPIN_NS 50000 /* looking this long costs less than being woken */
-#define GUARD_BUFFER_BYTES (64 * 1024) /* the longest: a seccomp filter, 32 KiB */
-#define GUARD_BYTES (GUARD_BUFFER_BYTES + 4096)
+#define GUARD_REQUESTS 128 /* in the queue at most */
+#define GUARD_DATA_BYTES (64 * 1024) /* of one; the longest: a seccomp filter, 32 KiB */
+#define GUARD_ROOM_BYTES (4 * GUARD_DATA_BYTES)
 #define GUARD_SIGINFOS_AT 64 /* behind the arguments of PTRACE_PEEKSIGINFO */
-#define GUARD_PEEKED 8 /* words that one PTRACE_PEEKDATA brings */
 
 /* Where the pointers of a ptrace request lead. */
 enum guard_form {
@@ -33,19 +35,30 @@ enum guard_form {
 	GUARD_SIGINFOS, /* addr leads to arguments, data to siginfos */
 };
 
+struct guard_request {
+	int32_t form, request, pid, options, status;
+	uint32_t size;
+	uint64_t addr, data;
+	int64_t result; /* or a negative errno */
+	unsigned char bytes[] __attribute__((aligned(64)));
+};
+
 struct guard_page {
 	uint32_t magic;
 	int32_t spin_ns; /* none on a machine with one processor */
 	int32_t tracer;
 	_Atomic uint32_t asked, answered;
 	_Atomic uint32_t tracer_sleeps, criu_sleeps, cancelled;
-	int32_t form, request, pid, options, status;
-	uint32_t size;
-	uint64_t addr, data;
-	int64_t result; /* or a negative errno */
-	unsigned char buffer[GUARD_BUFFER_BYTES] __attribute__((aligned(64)));
+	uint32_t at[GUARD_REQUESTS]; /* where in the room each is */
+
+	/* Where a task stopped for which criu waited last, or of which it asked last:
+	 * it will ask for this next. */
+	int32_t seen_pid, seen_siginfo;
+	unsigned char siginfo[128];
+	unsigned char registers[27 * 8];
+	unsigned char room[GUARD_ROOM_BYTES] __attribute__((aligned(64)));
 };
 
-_Static_assert(sizeof(struct guard_page) <= GUARD_BYTES, "the page is too small");
+#define GUARD_BYTES ((sizeof(struct guard_page) + 4095) & ~4095UL)
 
 #endif

@@ -97,7 +97,8 @@ static bool has_crashed(const struct task *task)
 }
 
 /* A signal on its way to the task that is not of our making; 0: none. Of our making is
- * what an instruction of criu's code caused. */
+ * what an instruction of criu's code caused, and the SIGPIPE for what that code wrote
+ * into a pipe whose other end died with criu. */
 static int foreign_signal(struct task *task)
 {
 	int number = WSTOPSIG(task->status);
@@ -105,8 +106,11 @@ static int foreign_signal(struct task *task)
 
 	if (is_event(task) || number == SYSCALL_STOP)
 		return 0;
-	if (task->saved && (number == SIGTRAP || has_crashed(task)) &&
-	    (trace(PTRACE_GETSIGINFO, task, 0, &info) != 0 || info.si_code > 0))
+	if (!task->saved || trace(PTRACE_GETSIGINFO, task, 0, &info) != 0)
+		return number;
+	if ((number == SIGTRAP || has_crashed(task)) && info.si_code > 0)
+		return 0;
+	if (number == SIGPIPE && task->map && info.si_pid == task->tid)
 		return 0;
 	return number;
 }
@@ -149,8 +153,7 @@ static bool leave_syscall(struct task *task)
 	return trace(PTRACE_INTERRUPT, task, 0, NULL) == 0 && run_on(task, PTRACE_CONT);
 }
 
-/* Writing into criu's end of a pipe, closed when it died, has sent SIGPIPE to the
- * process. That is not its own, and it may not expect it. */
+/* The same SIGPIPE where it waits for the mask of the loop to end. */
 static void drop_pipe_signal(struct task *task)
 {
 	uint64_t mask = ~(1UL << (SIGPIPE - 1));
@@ -237,8 +240,10 @@ static void keep_place(struct task *task)
 {
 	if (!leave_syscall(task))
 		return;
+	bool has_signal = foreign_signal(task) != 0;
+
 	task->saved = false;
-	if (foreign_signal(task))
+	if (has_signal)
 		task->map = 0; /* the mapping stays: no call may come before the signal */
 	else
 		note_original(task);

@@ -41,6 +41,7 @@
 #if defined(__x86_64__)
 
 static struct guard_page *page;
+static struct guard_request *asked; /* what is being carried out */
 static struct task *tasks, **by_tid;
 static int sock, signals;
 static pid_t criu;
@@ -205,21 +206,21 @@ static bool is_stop_signal(int number)
 
 static void before(struct task *task)
 {
-	switch (page->request) {
+	switch (asked->request) {
 	case PTRACE_POKETEXT:
 	case PTRACE_POKEDATA:
-		note_poke(task, page->addr, page->data);
+		note_poke(task, asked->addr, asked->data);
 		break;
 	case PTRACE_POKEUSR:
-		if (page->addr >= offsetof(struct user, u_debugreg))
+		if (asked->addr >= offsetof(struct user, u_debugreg))
 			task->debugged = true;
 		else
 			note_original(task);
 		break;
 	case PTRACE_SETREGSET:
 		note_original(task);
-		if (page->addr == 1 /* NT_PRSTATUS */ && page->size == sizeof task->regs)
-			note_registers(task, (void *)page->buffer);
+		if (asked->addr == 1 /* NT_PRSTATUS */ && asked->size == sizeof task->regs)
+			note_registers(task, (void *)asked->bytes);
 		break;
 	case PTRACE_SETREGS:
 	case PTRACE_SETFPREGS:
@@ -228,7 +229,7 @@ static void before(struct task *task)
 		break;
 	case PTRACE_CONT:
 	case PTRACE_SYSCALL:
-		if (!page->data && task->status && is_stop_signal(WSTOPSIG(task->status)))
+		if (!asked->data && task->status && is_stop_signal(WSTOPSIG(task->status)))
 			task->stop_signal = WSTOPSIG(task->status);
 		break;
 	}
@@ -236,12 +237,12 @@ static void before(struct task *task)
 
 static void after(struct task *task)
 {
-	switch (page->request) {
+	switch (asked->request) {
 	case PTRACE_SEIZE:
 		/* What cannot be kept track of is not held either. */
-		if (!add_task(page->pid)) {
-			raw_ptrace(PTRACE_DETACH, page->pid, 0, 0);
-			page->result = -ENOMEM;
+		if (!add_task(asked->pid)) {
+			raw_ptrace(PTRACE_DETACH, asked->pid, 0, 0);
+			asked->result = -ENOMEM;
 		}
 		break;
 	case PTRACE_DETACH:
@@ -257,60 +258,74 @@ static void after(struct task *task)
 
 /* ---- what is asked --------------------------------------------------------- */
 
-/* The word that is wanted, and some behind it: criu reads areas word by word. Only
- * to the page's end, and only where plain reading works. */
-static void peek(void)
+/* For criu to ask for these costs more than to bring them along. */
+static void show(struct task *task, bool with_siginfo)
 {
-	unsigned long room = 4096 - (page->addr & 4095), words[GUARD_PEEKED];
-	struct iovec here = { words, sizeof words }, there = { (void *)page->addr, sizeof words };
-	ssize_t size = -1;
+	struct iovec registers = { page->registers, sizeof page->registers };
 
-	if (here.iov_len > room)
-		here.iov_len = there.iov_len = room & ~7UL;
-	if (page->request != PTRACE_PEEKUSR && here.iov_len)
-		size = process_vm_readv(page->pid, &here, 1, &there, 1, 0);
-	if (size < 8) {
-		size = 8;
-		page->result = raw_ptrace(page->request, page->pid, page->addr,
-					  (unsigned long)words);
-	}
-	memcpy(page->buffer, words, (size_t)size);
-	page->size = (uint32_t)size;
+	page->seen_pid = 0;
+	if (raw_ptrace(PTRACE_GETREGSET, task->tid, 1 /* NT_PRSTATUS */, (unsigned long)&registers) ||
+	    registers.iov_len != sizeof page->registers)
+		return;
+	page->seen_pid = task->tid;
+	page->seen_siginfo = with_siginfo && !raw_ptrace(PTRACE_GETSIGINFO, task->tid, 0,
+							 (unsigned long)page->siginfo);
+}
+
+static bool is_running_on(int request)
+{
+	return request == PTRACE_CONT || request == PTRACE_SYSCALL;
+}
+
+/* What criu does not wait for must not be gone on with when it fails. Others it sees
+ * fail itself, and some it asks only to learn whether they can be had. */
+static bool is_part_of_work(int request)
+{
+	return request == PTRACE_POKETEXT || request == PTRACE_POKEDATA ||
+	       request == PTRACE_POKEUSR || request == PTRACE_SETREGS ||
+	       request == PTRACE_SETFPREGS || request == PTRACE_SETREGSET ||
+	       request == PTRACE_SETSIGMASK || is_running_on(request);
 }
 
 static void carry_out(void)
 {
-	struct task *task = task_of(page->pid);
-	unsigned long addr = page->addr, data = page->data;
-	struct iovec vector = { page->buffer, page->size };
+	struct task *task = task_of(asked->pid);
+	unsigned long addr = asked->addr, data = asked->data;
+	struct iovec vector = { asked->bytes, asked->size };
 
-	if (page->size > GUARD_BUFFER_BYTES || (!task && page->request != PTRACE_SEIZE)) {
-		page->result = -ESRCH;
+	asked->result = -ESRCH;
+	if (asked->size > GUARD_DATA_BYTES || (!task && asked->request != PTRACE_SEIZE) ||
+	    (task && task->failed && is_running_on(asked->request))) {
+		/* It may wait for what the task was to do, and not for the task. */
+		if (is_running_on(asked->request))
+			kill(criu, SIGCHLD);
 		return;
 	}
-	page->result = 0;
-	if (page->form == GUARD_PEEK) {
-		peek();
-		return;
-	}
-	if (page->form == GUARD_DATA)
-		data = (unsigned long)page->buffer;
-	else if (page->form == GUARD_ADDR)
-		addr = (unsigned long)page->buffer;
-	else if (page->form == GUARD_VECTOR)
+	if (asked->form == GUARD_DATA || asked->form == GUARD_PEEK)
+		data = (unsigned long)asked->bytes;
+	else if (asked->form == GUARD_ADDR)
+		addr = (unsigned long)asked->bytes;
+	else if (asked->form == GUARD_VECTOR)
 		data = (unsigned long)&vector;
-	else if (page->form == GUARD_SIGINFOS)
-		addr = (unsigned long)page->buffer,
-		data = (unsigned long)page->buffer + GUARD_SIGINFOS_AT;
+	else if (asked->form == GUARD_SIGINFOS)
+		addr = (unsigned long)asked->bytes,
+		data = (unsigned long)asked->bytes + GUARD_SIGINFOS_AT;
 	if (task)
 		before(task);
-	long result = syscall(SYS_ptrace, page->request, page->pid, addr, data);
+	long result = syscall(SYS_ptrace, asked->request, asked->pid, addr, data);
 
-	page->result = result < 0 ? -errno : result;
-	if (page->form == GUARD_VECTOR)
-		page->size = (uint32_t)vector.iov_len;
-	if (page->result >= 0)
+	asked->result = result < 0 ? -errno : result;
+	if (asked->form == GUARD_VECTOR)
+		asked->size = (uint32_t)vector.iov_len;
+	if (asked->result >= 0)
 		after(task);
+	else if (task && is_part_of_work(asked->request)) {
+		task->failed = true;
+		if (is_running_on(asked->request))
+			kill(criu, SIGCHLD);
+	}
+	if (asked->result >= 0 && asked->request == PTRACE_GETSIGMASK)
+		show(task, false); /* criu reads the registers next */
 }
 
 /* criu may have been stopped by whoever: it holds a tree, so it is continued, not
@@ -356,43 +371,66 @@ static struct task *fresh_task(pid_t pid)
 	return task;
 }
 
+static struct task *failed_task(pid_t pid)
+{
+	struct task *task = pid > 0 ? task_of(pid) : tasks;
+
+	while (task && !task->failed)
+		task = pid > 0 ? NULL : task->next;
+	return task;
+}
+
 static void wait_for_task(void)
 {
 	struct task *task;
 
-	while (!(task = fresh_task(page->pid))) {
-		page->result = -ECHILD;
-		if (page->pid > 0 ? !task_of(page->pid) : !tasks)
+	while (!(task = fresh_task(asked->pid))) {
+		asked->result = -ECHILD;
+		if (asked->pid > 0 ? !task_of(asked->pid) : !tasks)
 			return;
-		page->result = -EINTR;
+		if ((task = failed_task(asked->pid))) {
+			/* As good as killed for whoever looks for such. */
+			task->failed = false;
+			asked->result = asked->pid > 0 ? -ESRCH : task->tid;
+			asked->status = SIGKILL;
+			return;
+		}
+		asked->result = -EINTR;
 		if (criu_ended || atomic_load(&page->cancelled))
 			return;
-		if (!take_event(page->options & WNOHANG) && page->options & WNOHANG) {
-			page->result = 0;
+		if (!take_event(asked->options & WNOHANG) && asked->options & WNOHANG) {
+			asked->result = 0;
 			return;
 		}
 	}
-	page->result = task->tid;
-	page->status = task->status;
+	asked->result = task->tid;
+	asked->status = task->status;
 	task->fresh = false;
 	if (task->gone)
 		remove_task(task);
-}
-
-static void answer(void)
-{
-	if (page->form == GUARD_WAIT)
-		wait_for_task();
 	else
-		carry_out();
-	atomic_store(&page->answered, atomic_load(&page->asked));
-	if (atomic_load(&page->criu_sleeps))
-		send(sock, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+		show(task, true);
 }
 
 static bool is_asked(void)
 {
 	return atomic_load(&page->asked) != atomic_load(&page->answered);
+}
+
+static void answer(void)
+{
+	uint32_t at = page->at[atomic_load(&page->answered) % GUARD_REQUESTS];
+
+	if (at < GUARD_ROOM_BYTES) { /* also where criu has gone mad */
+		asked = (struct guard_request *)(page->room + at);
+		if (asked->form == GUARD_WAIT)
+			wait_for_task();
+		else
+			carry_out();
+	}
+	atomic_fetch_add(&page->answered, 1);
+	if (!is_asked() && atomic_load(&page->criu_sleeps))
+		send(sock, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 static bool is_asked_soon(void)
@@ -529,6 +567,8 @@ static void watch_over_criu(void)
 	while (take_event(WNOHANG))
 		;
 	serve();
+	while (is_asked()) /* it may have ended without waiting for the last of it */
+		answer();
 	put_back(tasks);
 	_exit(WIFSIGNALED(criu_status) ? 128 + WTERMSIG(criu_status) : WEXITSTATUS(criu_status));
 }

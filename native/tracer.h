@@ -20,6 +20,7 @@ struct task {
 	bool fresh; /* criu has not been told of `status` yet */
 	bool gone;  /* it has ended */
 	bool ran;   /* when criu ended */
+	bool failed; /* something that criu did not wait for */
 
 	/* Before anything of it was altered. */
 	bool saved;
