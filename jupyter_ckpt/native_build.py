@@ -57,8 +57,8 @@ class Product:
 
 PRODUCTS = (
     # Static: a box starts in about a millisecond, whatever the kernel's libraries.
-    Product("ckpt-box", ("box.c", "tracer.c", "putback.c"), (("-O2", "-static"), ("-O2",)),
-            headers=("guard.h", "tracer.h")),
+    Product("ckpt-box", ("box.c", "tracer.c", "tasks.c", "putback.c"),
+            (("-O2", "-static"), ("-O2",)), headers=("guard.h", "tracer.h")),
     Product("boxshim.so", ("boxshim.c",),
             (("-O2", "-shared", "-fPIC", "-fvisibility=hidden"),), ("-ldl", "-lpthread")),
     # Without the C library: criu may bring an older one than this machine's.

@@ -357,11 +357,8 @@ static int watch_main(int argc, char **argv)
 	pid_t pid = fork();
 	if (pid < 0)
 		die("fork");
-	if (pid == 0) {
+	if (pid == 0)
 		run_guarded(argv + 1);
-		execvp(argv[1], argv + 1);
-		die("exec %s", argv[1]);
-	}
 	return wait_helping(pid);
 }
 
@@ -391,11 +388,8 @@ static int enter_main(int argc, char **argv)
 	if (pid < 0)
 		die("fork");
 	if (pid == 0) {
-		if (!log) {
+		if (!log)
 			run_guarded(command);
-			execvp(command[0], command);
-			die("exec %s", command[0]);
-		}
 		/* Forked once more inside, so that the orphan falls to the box's
 		 * PID 1 and not to the host's. */
 		pid_t root = fork_with_pid(ROOT_PID);

@@ -221,7 +221,7 @@ static void do_call(struct task *task, long number, unsigned long a, unsigned lo
 		set_registers(task);
 }
 
-static void halt(struct task *tasks)
+static void halt(void)
 {
 	struct task *task;
 
@@ -282,13 +282,14 @@ static void let_go(struct task *task)
 	trace(PTRACE_DETACH, task, 0, (void *)(long)number);
 }
 
-/* Put back and let go all of `tasks`. */
-void put_back(struct task *tasks)
+/* Put back and let go all tasks. */
+void put_back(void)
 {
 	struct task *task;
+	bool all_stand = true;
 
 	deadline_ms = now_ms() + DEADLINE_MS;
-	halt(tasks);
+	halt();
 	for (task = tasks; task; task = task->next)
 		if (stands(task))
 			repair(task);
@@ -296,11 +297,9 @@ void put_back(struct task *tasks)
 		if (stands(task))
 			set_bytes(task);
 	for (task = tasks; task; task = task->next)
-		if (!task->status) {
-			deadline_ms = 0; /* it may still need the mapping */
-			break;
-		}
-	for (task = deadline_ms ? tasks : NULL; task; task = task->next) {
+		all_stand = all_stand && task->status;
+	/* Who was not halted may still be in the mapping. */
+	for (task = all_stand ? tasks : NULL; task; task = task->next) {
 		if (stands(task) && task->memfd >= 0)
 			do_call(task, SYS_close, (unsigned long)task->memfd, 0);
 		if (stands(task) && task->map)

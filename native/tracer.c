@@ -36,168 +36,15 @@
 
 #define CONTINUE_AFTER_MS 100
 #define OWN_ERROR 125
-#define GET_RSEQ 0x420f /* PTRACE_GET_RSEQ_CONFIGURATION: headers may be older */
 
 #if defined(__x86_64__)
 
 static struct guard_page *page;
 static struct guard_request *asked; /* what is being carried out */
-static struct task *tasks, **by_tid;
 static int sock, signals;
 static pid_t criu;
 static int criu_status;
 static bool criu_ended;
-
-static long raw_ptrace(int request, pid_t pid, unsigned long addr, unsigned long data)
-{
-	/* Not the library's: for PTRACE_PEEKDATA that has a way of its own. */
-	return syscall(SYS_ptrace, request, pid, addr, data) < 0 ? -errno : 0;
-}
-
-static struct task *task_of(pid_t tid)
-{
-	return tid > 0 && tid < GUARD_PID_LIMIT ? by_tid[tid] : NULL;
-}
-
-static bool add_task(pid_t tid)
-{
-	struct task *task = calloc(1, sizeof *task);
-
-	if (!task || tid <= 0 || tid >= GUARD_PID_LIMIT) {
-		free(task);
-		return false;
-	}
-	task->tid = tid;
-	task->memfd = -1;
-	task->next = tasks;
-	tasks = by_tid[tid] = task;
-	return true;
-}
-
-static void remove_task(struct task *task)
-{
-	struct task **at = &tasks;
-
-	while (*at != task)
-		at = &(*at)->next;
-	*at = task->next;
-	by_tid[task->tid] = NULL;
-	for (struct poke *poke = task->pokes, *next; poke; poke = next) {
-		next = poke->next;
-		free(poke);
-	}
-	free(task->xstate);
-	free(task);
-}
-
-/* ---- what is noted ------------------------------------------------------- */
-
-/* The critical section of a restartable sequence ends where the registers are taken
- * away: the kernel no longer knows then that the task was in one, and could not send
- * it to the abort handler, where it has to go on. */
-static void leave_critical_section(struct task *task)
-{
-	struct {
-		uint64_t pointer;
-		uint32_t size, signature, flags, pad;
-	} found;
-	struct {
-		uint32_t version, flags;
-		uint64_t start, length, abort;
-	} section;
-	unsigned long at;
-	struct iovec there = { .iov_len = sizeof at }, here = { &at, sizeof at };
-
-	if (syscall(SYS_ptrace, GET_RSEQ, task->tid, sizeof found, &found) <= 0 ||
-	    !found.pointer)
-		return;
-	there.iov_base = (void *)(found.pointer + 8);
-	if (process_vm_readv(task->tid, &here, 1, &there, 1, 0) != sizeof at || !at)
-		return;
-	there = (struct iovec){ (void *)at, sizeof section };
-	here = (struct iovec){ &section, sizeof section };
-	if (process_vm_readv(task->tid, &here, 1, &there, 1, 0) == sizeof section &&
-	    task->regs.rip - section.start < section.length)
-		task->regs.rip = section.abort;
-}
-
-/* Before criu alters anything of a task; it stands still then. */
-void note_original(struct task *task)
-{
-	static unsigned char room[64 * 1024];
-	struct iovec xstate = { room, sizeof room };
-
-	if (task->saved || raw_ptrace(PTRACE_GETREGS, task->tid, 0, (unsigned long)&task->regs) ||
-	    raw_ptrace(PTRACE_GETSIGMASK, task->tid, sizeof task->mask, (unsigned long)&task->mask))
-		return;
-	leave_critical_section(task);
-	free(task->xstate);
-	task->xstate = NULL;
-	if (!raw_ptrace(PTRACE_GETREGSET, task->tid, 0x202 /* NT_X86_XSTATE */,
-			(unsigned long)&xstate)) {
-		task->xstate = malloc(xstate.iov_len);
-		if (task->xstate) {
-			memcpy(task->xstate, room, xstate.iov_len);
-			task->xstate_bytes = xstate.iov_len;
-		}
-	}
-	task->saved = true;
-}
-
-static void note_poke(struct task *task, unsigned long addr, unsigned long word)
-{
-	struct poke **at = &task->pokes, *poke;
-
-	while (*at && (*at)->addr != addr)
-		at = &(*at)->next;
-	poke = *at;
-	if (poke && poke->word == word) { /* criu itself puts it back */
-		*at = poke->next;
-		free(poke);
-	} else if (!poke && (poke = calloc(1, sizeof *poke))) {
-		poke->addr = addr;
-		if (raw_ptrace(PTRACE_PEEKDATA, task->tid, addr, (unsigned long)&poke->word)) {
-			free(poke);
-			return;
-		}
-		poke->next = task->pokes;
-		task->pokes = poke;
-	}
-}
-
-/* Is criu about to make the task do a system call, at bytes it has poked? */
-static void note_registers(struct task *task, const struct user_regs_struct *regs)
-{
-	for (struct poke *poke = task->pokes; poke; poke = poke->next)
-		if (poke->addr == regs->rip) {
-			task->calling = true;
-			task->call = *regs;
-			task->call_at = regs->rip;
-		}
-}
-
-/* What has come of that call, once the task stands still again. */
-void note_call(struct task *task)
-{
-	struct user_regs_struct now;
-	const struct user_regs_struct *call = &task->call;
-
-	if (!task->calling || raw_ptrace(PTRACE_GETREGS, task->tid, 0, (unsigned long)&now) ||
-	    now.rip == call->rip)
-		return;
-	task->calling = false;
-	long result = (long)now.rax;
-	bool failed = result < 0 && result > -4096;
-
-	if (call->rax == SYS_memfd_create && !failed)
-		task->memfd = (int)result;
-	else if (call->rax == SYS_close && (int)call->rdi == task->memfd)
-		task->memfd = -1;
-	else if (call->rax == SYS_mmap && !failed)
-		task->map = (unsigned long)result, task->map_bytes = call->rsi;
-	else if (call->rax == SYS_munmap && !failed && call->rdi == task->map)
-		task->map = 0;
-}
 
 static bool is_stop_signal(int number)
 {
@@ -467,7 +314,7 @@ static void sleep_until_needed(void)
 	if (waits[1].revents && recv(sock, bytes, sizeof bytes, MSG_DONTWAIT) == 0) {
 		close(sock); /* criu has gone, or has never been ours */
 		sock = -1;
-		put_back(tasks);
+		put_back();
 		while (tasks)
 			remove_task(tasks);
 	}
@@ -515,9 +362,7 @@ static bool open_page(int *memory)
 	if (*memory < 0 || ftruncate(*memory, GUARD_BYTES) != 0)
 		return false;
 	page = mmap(NULL, GUARD_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, *memory, 0);
-	by_tid = mmap(NULL, GUARD_PID_LIMIT * sizeof *by_tid, PROT_READ | PROT_WRITE,
-		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (page == MAP_FAILED || by_tid == MAP_FAILED)
+	if (page == MAP_FAILED || !open_tasks())
 		return false;
 	page->magic = GUARD_MAGIC;
 	page->tracer = getpid();
@@ -536,18 +381,6 @@ static void hide_from_oom_killer(void)
 			errno = 0;
 		close(fd);
 	}
-}
-
-static void exec_criu(char **command, const char *shim, int memory, int end)
-{
-	char value[64];
-
-	snprintf(value, sizeof value, "%d,%d", end, memory);
-	setenv(GUARD_VARIABLE, value, 1);
-	setenv("LD_PRELOAD", shim, 1);
-	execvp(command[0], command);
-	fprintf(stderr, "ckpt-box: exec %s: %s\n", command[0], strerror(errno));
-	_exit(OWN_ERROR);
 }
 
 static void watch_over_criu(void)
@@ -569,39 +402,50 @@ static void watch_over_criu(void)
 	serve();
 	while (is_asked()) /* it may have ended without waiting for the last of it */
 		answer();
-	put_back(tasks);
+	put_back();
 	_exit(WIFSIGNALED(criu_status) ? 128 + WTERMSIG(criu_status) : WEXITSTATUS(criu_status));
 }
 
-#endif
-
-/* Run `command` (criu) as our child and trace for it, and end as it did. Returns,
- * with nothing done, when no shim is named or this cannot be had here. */
-void run_guarded(char **command)
+/* Fork: the child returns, to become criu, the parent is its tracer and never does. */
+static void be_tracer(const char *shim)
 {
-	const char *shim = getenv(GUARD_SHIM_VARIABLE);
-
-	if (!shim || access(shim, R_OK) != 0)
-		return;
-#if defined(__x86_64__)
+	char value[64];
 	int memory, ends[2];
 
 	if (!open_page(&memory) || socketpair(AF_UNIX, SOCK_STREAM, 0, ends) != 0)
 		return;
 	hide_from_oom_killer();
 	criu = fork();
+	if (criu > 0) {
+		prctl(PR_SET_NAME, "ckpt-tracer", 0, 0, 0);
+		close(ends[1]);
+		close(memory);
+		sock = ends[0];
+		watch_over_criu();
+	}
+	close(ends[0]);
 	if (criu < 0)
 		return;
-	if (criu == 0) {
-		close(ends[0]);
-		exec_criu(command, shim, memory, ends[1]);
-	}
-	prctl(PR_SET_NAME, "ckpt-tracer", 0, 0, 0);
-	close(ends[1]);
-	close(memory);
-	sock = ends[0];
-	watch_over_criu();
-#else
-	(void)command;
+	snprintf(value, sizeof value, "%d,%d", ends[1], memory);
+	setenv(GUARD_VARIABLE, value, 1);
+	setenv("LD_PRELOAD", shim, 1);
+}
+
 #endif
+
+/* Become `command`. Where a shim is named and can be had that is criu, as the child of
+ * what this process is then: its tracer, which ends as criu did. */
+void run_guarded(char **command)
+{
+	const char *shim = getenv(GUARD_SHIM_VARIABLE);
+
+#if defined(__x86_64__)
+	if (shim && access(shim, R_OK) == 0)
+		be_tracer(shim);
+#else
+	(void)shim;
+#endif
+	execvp(command[0], command);
+	fprintf(stderr, "ckpt-box: exec %s: %s\n", command[0], strerror(errno));
+	_exit(OWN_ERROR);
 }

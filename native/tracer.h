@@ -20,7 +20,7 @@ struct task {
 	bool fresh; /* criu has not been told of `status` yet */
 	bool gone;  /* it has ended */
 	bool ran;   /* when criu ended */
-	bool failed; /* something that criu did not wait for */
+	bool failed; /* at something that criu did not wait for */
 
 	/* Before anything of it was altered. */
 	bool saved;
@@ -43,10 +43,20 @@ struct task {
 
 /* tracer.c */
 void run_guarded(char **command);
+
+/* tasks.c */
+extern struct task *tasks;
+long raw_ptrace(int request, pid_t pid, unsigned long addr, unsigned long data);
+bool open_tasks(void);
+struct task *task_of(pid_t tid);
+bool add_task(pid_t tid);
+void remove_task(struct task *task);
 void note_original(struct task *task);
+void note_poke(struct task *task, unsigned long addr, unsigned long word);
+void note_registers(struct task *task, const struct user_regs_struct *regs);
 void note_call(struct task *task);
 
 /* putback.c */
-void put_back(struct task *tasks);
+void put_back(void);
 
 #endif
