@@ -57,7 +57,7 @@ class Product:
 
 PRODUCTS = (
     # Static: a box starts in about a millisecond, whatever the kernel's libraries.
-    Product("ckpt-box", ("box.c", "tracer.c", "tasks.c", "putback.c"),
+    Product("ckpt-box", ("box.c", "tracer.c", "tasks.c", "putback.c", "sockets.c"),
             (("-O2", "-static"), ("-O2",)), headers=("guard.h", "tracer.h")),
     Product("boxshim.so", ("boxshim.c",),
             (("-O2", "-shared", "-fPIC", "-fvisibility=hidden"),), ("-ldl", "-lpthread")),

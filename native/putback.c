@@ -306,6 +306,8 @@ void put_back(void)
 			do_call(task, SYS_munmap, task->map, task->map_bytes);
 	}
 	for (task = tasks; task; task = task->next)
+		unpause_connections(task->tid);
+	for (task = tasks; task; task = task->next)
 		if (stands(task))
 			let_go(task);
 }

@@ -59,4 +59,7 @@ void note_call(struct task *task);
 /* putback.c */
 void put_back(void);
 
+/* sockets.c */
+void unpause_connections(pid_t pid);
+
 #endif

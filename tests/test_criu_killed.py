@@ -50,7 +50,7 @@ def state():
     advanced = all(now > then for now, then in zip(ticks, before))
     answers, n = [ask(child) for child in children], n + 1
     memfds = sum("/memfd:" in line for line in open("/proc/self/maps"))
-    return n, advanced, answers, memfds, len(os.listdir("/proc/self/fd"))
+    return n, advanced, answers, memfds
 print("ready")
 """
 
@@ -79,7 +79,7 @@ class Session:
         return found[3:]
 
     def assert_unharmed(self) -> None:
-        """All of it goes on, and nothing was left in the process."""
+        """All of it goes on, also our connection, and nothing was left in the process."""
         assert self._look() == self._first
 
     def close(self) -> None:
