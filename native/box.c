@@ -10,8 +10,8 @@
  *       made it has died.
  *   ckpt-box enter  PID [--caps] [--cwd DIR] -- CMD...
  *       Run CMD in the box of PID 1 PID, wait, exit as it did. A CMD that is
- *       stopped meanwhile is continued: it may be the criu that holds a tree.
- *       With CKPT_CRIU_SHIM set, CMD is criu and its tracer stands between: tracer.c.
+ *       stopped meanwhile is continued: it may be the criu that holds a tree. With
+ *       CKPT_CRIU_SHIM set it is, and its tracer stands between: see tracer.c.
  *   ckpt-box watch  -- CMD...
  *       The same without a box.
  *   ckpt-box enter  PID --detach LOG [--cwd DIR] -- CMD...
@@ -546,6 +546,8 @@ int main(int argc, char **argv)
 	const char *slash = strrchr(argv[0], '/');
 	if (!strcmp(slash ? slash + 1 : argv[0], "ckpt-notify"))
 		return notify_main(argv[0]);
+	if (!strcmp(argv[0], TRACER_NAME) && argc > 1)
+		return trace_main(argv + 1);
 	if (!strcmp(verb, "init"))
 		return init_main(argc - 2, argv + 2);
 	if (!strcmp(verb, "enter"))
@@ -556,6 +558,5 @@ int main(int argc, char **argv)
 		return detach_main(argc - 2, argv + 2);
 	if (!strcmp(verb, "root"))
 		return root_main(argc - 2, argv + 2);
-	errno = 0;
-	die("usage: ckpt-box init|enter|watch|detach|root ...");
+	errno = 0, die("usage: ckpt-box init|enter|watch|detach|root ...");
 }

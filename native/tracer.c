@@ -13,7 +13,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/prctl.h>
 #include <linux/ptrace.h>
 #include <poll.h>
 #include <sched.h>
@@ -417,7 +416,7 @@ static void be_tracer(const char *shim)
 	hide_from_oom_killer();
 	criu = fork();
 	if (criu > 0) {
-		prctl(PR_SET_NAME, "ckpt-tracer", 0, 0, 0);
+		prctl(PR_SET_NAME, TRACER_NAME, 0, 0, 0);
 		close(ends[1]);
 		close(memory);
 		sock = ends[0];
@@ -433,18 +432,39 @@ static void be_tracer(const char *shim)
 
 #endif
 
-/* Become `command`. Where a shim is named and can be had that is criu, as the child of
- * what this process is then: its tracer, which ends as criu did. */
-void run_guarded(char **command)
+/* Become `command`, which is criu, as the child of what this process is then: its
+ * tracer, which ends as criu did. Where there can be none criu runs without. */
+int trace_main(char **command)
 {
 	const char *shim = getenv(GUARD_SHIM_VARIABLE);
 
 #if defined(__x86_64__)
-	if (shim && access(shim, R_OK) == 0)
+	if (shim)
 		be_tracer(shim);
 #else
 	(void)shim;
 #endif
+	execvp(command[0], command);
+	fprintf(stderr, "ckpt-box: exec %s: %s\n", command[0], strerror(errno));
+	return OWN_ERROR;
+}
+
+/* Become `command`, by way of the tracer where a shim is named. That is this program
+ * under a name of its own, for whoever looks at processes. */
+void run_guarded(char **command)
+{
+	const char *shim = getenv(GUARD_SHIM_VARIABLE);
+	size_t size = 1;
+
+	while (command[size - 1])
+		size++;
+	char **traced = calloc(size + 1, sizeof *traced);
+
+	if (traced && shim && access(shim, R_OK) == 0) {
+		traced[0] = TRACER_NAME;
+		memcpy(traced + 1, command, size * sizeof *traced);
+		execv("/proc/self/exe", traced);
+	}
 	execvp(command[0], command);
 	fprintf(stderr, "ckpt-box: exec %s: %s\n", command[0], strerror(errno));
 	_exit(OWN_ERROR);

@@ -41,8 +41,11 @@ struct task {
 	int memfd; /* -1: none */
 };
 
+#define TRACER_NAME "ckpt-tracer"
+
 /* tracer.c */
 void run_guarded(char **command);
+int trace_main(char **command);
 
 /* tasks.c */
 extern struct task *tasks;
