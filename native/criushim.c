@@ -27,6 +27,9 @@
 #define SIGNAL_USR1 10
 #define SIGNAL_CHILD 17
 #define SIGINFO_BYTES 128
+#ifndef PTRACE_GET_RSEQ_CONFIGURATION
+#define PTRACE_GET_RSEQ_CONFIGURATION 0x420f
+#endif
 #define GET_REGS 12
 #define SET_REGS 13
 #define GET_FPREGS 14
@@ -141,30 +144,9 @@ static int has_tracer(void)
 	return 1;
 }
 
-static long now_ns(void)
-{
-	struct __kernel_timespec time;
-
-	call(__NR_clock_gettime, 1 /* CLOCK_MONOTONIC */, (long)&time, 0, 0, 0, 0);
-	return time.tv_sec * 1000000000L + time.tv_nsec;
-}
-
 static int is_answered(void)
 {
 	return atomic_load(&page->answered) == atomic_load(&page->asked);
-}
-
-static int is_answered_soon(void)
-{
-	if (!page->spin_ns)
-		return is_answered();
-	for (long end = now_ns() + page->spin_ns; now_ns() < end;)
-		for (int i = 0; i < 64; i++) {
-			if (is_answered())
-				return 1;
-			__builtin_ia32_pause();
-		}
-	return 0;
 }
 
 static void ring(void)
@@ -212,7 +194,7 @@ static int await_answer(int form)
 {
 	char byte;
 
-	if (!dead && !is_answered_soon()) {
+	if (!dead && !is_answered()) {
 		atomic_store(&page->criu_sleeps, 1);
 		while (!dead && !is_answered()) {
 			long size = call(__NR_read, sock, (long)&byte, 1, 0, 0, 0);
@@ -279,17 +261,13 @@ static struct poked {
 } poked[16];
 static unsigned poked_next;
 
-/* What is known of the task that was seen last, without asking. */
+/* The task of which what the page shows is known without asking; 0: none. */
 static pid_t seen_pid;
-static int seen_siginfo;
-static unsigned char siginfo[SIGINFO_BYTES], registers[27 * 8];
 
-static void note_seen(pid_t pid)
+/* What tells requests of one kind apart. */
+static uint64_t key_of(int request, long addr, long data)
 {
-	seen_pid = page->seen_pid == pid ? pid : 0;
-	seen_siginfo = page->seen_siginfo;
-	copy(siginfo, page->siginfo, sizeof siginfo);
-	copy(registers, page->registers, sizeof registers);
+	return request == ARCH_PRCTL ? (uint64_t)data : (uint64_t)addr;
 }
 
 static int form_of(int request, long addr, long data, uint32_t *size)
@@ -447,6 +425,7 @@ static long peek(int request, pid_t pid, uint64_t addr)
 		struct guard_request *asked = new_request(GUARD_PEEK, request, pid, 8);
 
 		asked->addr = addr;
+		seen_pid = 0;
 		if (!ask(GUARD_PEEK))
 			return told(-ESRCH);
 		if (asked->result < 0)
@@ -457,22 +436,33 @@ static long peek(int request, pid_t pid, uint64_t addr)
 	return word;
 }
 
-/* What the last stop or look of the task has brought along. */
-static int is_known(int request, pid_t pid, long addr, void *data)
+/* What the last stop or look of the task has brought along; NULL: it must be asked. */
+static const struct guard_shown *known(int request, pid_t pid, long addr, long data)
 {
-	struct vector *vector = data;
-
 	if (pid != seen_pid)
-		return 0;
-	if (request == PTRACE_GETSIGINFO && seen_siginfo) {
-		copy(data, siginfo, sizeof siginfo);
-		return 1;
+		return NULL;
+	for (uint32_t i = 0; i < page->shown_count; i++)
+		if (page->shown[i].request == request &&
+		    page->shown[i].key == key_of(request, addr, data))
+			return &page->shown[i];
+	return NULL;
+}
+
+static long take_known(const struct guard_shown *shown, int form, long addr, long data)
+{
+	struct vector *vector = (struct vector *)data;
+	uint32_t size = shown->size;
+
+	if (shown->result < 0)
+		return told(shown->result);
+	if (form == GUARD_VECTOR) {
+		if (size > vector->size)
+			size = (uint32_t)vector->size;
+		vector->size = size;
+		data = (long)vector->base;
 	}
-	if (request != PTRACE_GETREGSET || addr != 1 || vector->size < sizeof registers)
-		return 0;
-	copy(vector->base, registers, sizeof registers);
-	vector->size = sizeof registers;
-	return 1;
+	copy((void *)(form == GUARD_ADDR ? addr : data), page->album + shown->at, size);
+	return (long)shown->result;
 }
 
 static long hand_over(int request, pid_t pid, long addr, long data)
@@ -484,8 +474,10 @@ static long hand_over(int request, pid_t pid, long addr, long data)
 		return told(-ESRCH);
 	if (form == GUARD_PEEK)
 		return peek(request, pid, (uint64_t)addr);
-	if (is_known(request, pid, addr, (void *)data))
-		return 0;
+	const struct guard_shown *shown = known(request, pid, addr, data);
+
+	if (shown)
+		return take_known(shown, form, addr, data);
 	if (form == GUARD_SIGINFOS)
 		size += GUARD_SIGINFOS_AT;
 	if (size > GUARD_DATA_BYTES)
@@ -502,13 +494,14 @@ static long hand_over(int request, pid_t pid, long addr, long data)
 			mark(pid, 0);
 		return 0;
 	}
+	seen_pid = 0;
 	if (!ask(form))
 		return told(-ESRCH);
+	if (request == PTRACE_GETSIGMASK || request == PTRACE_GET_RSEQ_CONFIGURATION)
+		seen_pid = page->shown_pid;
 	if (asked->result < 0)
 		return told(asked->result);
 	carry_back(asked, request, (void *)addr, (void *)data);
-	if (request == PTRACE_GETSIGMASK)
-		note_seen(pid);
 	if (request == PTRACE_SEIZE || request == PTRACE_DETACH)
 		mark(pid, request == PTRACE_SEIZE);
 	return (long)asked->result;
@@ -568,7 +561,7 @@ static long wait_handed_over(pid_t pid, int *status, int options)
 		if (status)
 			*status = asked->status;
 		if ((asked->status & 0xff) == 0x7f)
-			note_seen((pid_t)asked->result);
+			seen_pid = page->shown_pid;
 		else
 			mark((pid_t)asked->result, 0); /* it has ended */
 	}

@@ -18,7 +18,7 @@
 #define GUARD_SHIM_VARIABLE "CKPT_CRIU_SHIM"
 #define GUARD_MAGIC 0x64726775U
 #define GUARD_PID_LIMIT (4 * 1024 * 1024) /* the kernel's PID_MAX_LIMIT */
-#define GUARD_SPIN_NS 50000 /* looking this long costs less than being woken */
+#define GUARD_SHOWN 8
 #define GUARD_REQUESTS 128 /* in the queue at most */
 #define GUARD_DATA_BYTES (64 * 1024) /* of one; the longest: a seccomp filter, 32 KiB */
 #define GUARD_ROOM_BYTES (4 * GUARD_DATA_BYTES)
@@ -43,19 +43,25 @@ struct guard_request {
 	unsigned char bytes[] __attribute__((aligned(64)));
 };
 
+struct guard_shown {
+	int32_t request;
+	uint32_t at, size; /* in the album */
+	uint64_t key;
+	int64_t result;
+};
+
 struct guard_page {
 	uint32_t magic;
-	int32_t spin_ns; /* none on a machine with one processor */
 	int32_t tracer;
 	_Atomic uint32_t asked, answered;
 	_Atomic uint32_t tracer_sleeps, criu_sleeps, cancelled;
 	uint32_t at[GUARD_REQUESTS]; /* where in the room each is */
 
-	/* Where a task stopped for which criu waited last, or of which it asked last:
-	 * it will ask for this next. */
-	int32_t seen_pid, seen_siginfo;
-	unsigned char siginfo[128];
-	unsigned char registers[27 * 8];
+	/* What criu will ask next of the task that `shown_pid` names, brought along. */
+	int32_t shown_pid;
+	uint32_t shown_count;
+	struct guard_shown shown[GUARD_SHOWN];
+	unsigned char album[GUARD_DATA_BYTES];
 	unsigned char room[GUARD_ROOM_BYTES] __attribute__((aligned(64)));
 };
 

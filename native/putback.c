@@ -52,28 +52,29 @@ static bool stands(const struct task *task)
 	return task->status && !task->gone;
 }
 
+/* Take one event, of whichever task: a leader's end is told only after its threads'. */
+static bool take_event(void)
+{
+	int status;
+	pid_t pid = waitpid(-1, &status, __WALL | WNOHANG);
+	struct task *task = task_of(pid);
+
+	if (task) {
+		task->status = status;
+		task->gone = !WIFSTOPPED(status);
+	}
+	return pid > 0;
+}
+
 /* Wait until `task` stands still; false when it has ended or time is up. */
 static bool await_stop(struct task *task)
 {
 	struct timespec pause = { .tv_nsec = 50000 };
-	int status;
 
-	while (!task->status) {
-		pid_t pid = waitpid(task->tid, &status, __WALL | WNOHANG);
-
-		if (pid == task->tid) {
-			task->status = status;
-			task->gone = !WIFSTOPPED(status);
-		} else if (pid < 0 && errno != EINTR) {
-			task->status = SIGKILL;
-			task->gone = true;
-		} else if (now_ms() > deadline_ms) {
-			return false;
-		} else {
+	while (!task->status && now_ms() <= deadline_ms)
+		if (!take_event())
 			nanosleep(&pause, NULL);
-		}
-	}
-	return !task->gone;
+	return stands(task);
 }
 
 static bool run_on(struct task *task, int request)

@@ -15,8 +15,6 @@
 
 #if defined(__x86_64__)
 
-#define GET_RSEQ 0x420f /* PTRACE_GET_RSEQ_CONFIGURATION: headers may be older */
-
 struct task *tasks;
 static struct task **by_tid;
 

@@ -42,6 +42,7 @@ struct task {
 };
 
 #define TRACER_NAME "ckpt-tracer"
+#define GET_RSEQ 0x420f /* PTRACE_GET_RSEQ_CONFIGURATION: headers may be older */
 
 /* tracer.c */
 void run_guarded(char **command);
