@@ -52,27 +52,14 @@ static bool stands(const struct task *task)
 	return task->status && !task->gone;
 }
 
-/* Take one event, of whichever task: a leader's end is told only after its threads'. */
-static bool take_event(void)
-{
-	int status;
-	pid_t pid = waitpid(-1, &status, __WALL | WNOHANG);
-	struct task *task = task_of(pid);
-
-	if (task) {
-		task->status = status;
-		task->gone = !WIFSTOPPED(status);
-	}
-	return pid > 0;
-}
-
-/* Wait until `task` stands still; false when it has ended or time is up. */
+/* Wait until `task` stands still; false when it has ended or time is up. The events of
+ * all are taken: the end of a leader is told only after its threads'. */
 static bool await_stop(struct task *task)
 {
 	struct timespec pause = { .tv_nsec = 50000 };
 
 	while (!task->status && now_ms() <= deadline_ms)
-		if (!take_event())
+		if (!take_event(WNOHANG))
 			nanosleep(&pause, NULL);
 	return stands(task);
 }
@@ -228,7 +215,7 @@ static void halt(void)
 
 	for (task = tasks; task; task = task->next)
 		if (!task->status) {
-			task->ran = true;
+			task->ran = !task->calling;
 			trace(PTRACE_INTERRUPT, task, 0, NULL);
 		}
 	for (task = tasks; task; task = task->next)
@@ -252,8 +239,6 @@ static void keep_place(struct task *task)
 
 static void repair(struct task *task)
 {
-	bool had_call = task->calling;
-
 	if (task->debugged)
 		trace(PTRACE_POKEUSR, task, offsetof(struct user, u_debugreg[7]), NULL);
 	if (!task->saved)
@@ -262,7 +247,7 @@ static void repair(struct task *task)
 	if (is_in_map(task)) {
 		if (leave_loop(task))
 			drop_pipe_signal(task);
-	} else if (task->ran && task->map && !had_call) {
+	} else if (task->ran && task->map) {
 		keep_place(task);
 		return;
 	}

@@ -228,7 +228,7 @@ static void continue_criu(void)
 }
 
 /* Take one event of a task or of criu itself; false when there is none. */
-static bool take_event(int options)
+bool take_event(int options)
 {
 	int status;
 	pid_t pid = waitpid(-1, &status, options | __WALL | WUNTRACED);

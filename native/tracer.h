@@ -19,7 +19,7 @@ struct task {
 	int status; /* of its present stop or its end; 0 while it runs */
 	bool fresh; /* criu has not been told of `status` yet */
 	bool gone;  /* it has ended */
-	bool ran;   /* when criu ended */
+	bool ran;   /* on its own or in criu's code when criu ended, not in a call */
 	bool failed; /* at something that criu did not wait for */
 
 	/* Before anything of it was altered. */
@@ -47,6 +47,7 @@ struct task {
 /* tracer.c */
 void run_guarded(char **command);
 int trace_main(char **command);
+bool take_event(int options);
 
 /* tasks.c */
 extern struct task *tasks;
