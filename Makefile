@@ -91,7 +91,7 @@ $(STAMPS)/labextension: labextension/package-lock.json $(shell find labextension
 	cd labextension && npm ci --no-audit --no-fund --loglevel=error && npm run --silent build:prod
 	touch $@
 
-$(STAMPS)/package: pyproject.toml hatch_build.py $(wildcard native/*.c) $(STAMPS)/labextension
+$(STAMPS)/package: pyproject.toml hatch_build.py $(wildcard native/*.[ch]) $(STAMPS)/labextension
 	$(BIN)/pip install -q -e '.[test]'
 	touch $@
 

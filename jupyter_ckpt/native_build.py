@@ -1,9 +1,11 @@
-"""The two small C programs beside the kernel: where they are, how they are made.
+"""The small C programs beside the kernel: where they are, how they are made.
 
-=============== ======================================================
-``ckpt-box``    PID 1 of a box, the way into it, the root of the tree
+=============== ==============================================================
+``ckpt-box``    PID 1 of a box, the way into it, the root of the tree, the
+                tracer of a dump
 ``boxshim.so``  preloaded into the kernel's tree (see its source)
-=============== ======================================================
+``criushim.so`` preloaded into criu: hands its tracing over to that tracer
+=============== ==============================================================
 
 A wheel or an editable install brings them ready in ``jupyter_ckpt/_native``.
 Where these are missing or do not run here, `build` makes them again from the
@@ -42,16 +44,27 @@ class Product:
     """One thing to compile; each of `flag_sets` is tried until one succeeds."""
 
     name: str
-    source: str
+    sources: tuple[str, ...]
     flag_sets: tuple[tuple[str, ...], ...]
     trailing: tuple[str, ...] = ()
+    headers: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Everything that it is made from."""
+        return self.sources + self.headers
 
 
 PRODUCTS = (
     # Static: a box starts in about a millisecond, whatever the kernel's libraries.
-    Product("ckpt-box", "box.c", (("-O2", "-static"), ("-O2",))),
-    Product("boxshim.so", "boxshim.c",
+    Product("ckpt-box", ("box.c", "tracer.c", "tasks.c", "putback.c", "sockets.c"),
+            (("-O2", "-static"), ("-O2",)), headers=("guard.h", "tracer.h")),
+    Product("boxshim.so", ("boxshim.c",),
             (("-O2", "-shared", "-fPIC", "-fvisibility=hidden"),), ("-ldl", "-lpthread")),
+    # Without the C library: criu may bring an older one than this machine's.
+    Product("criushim.so", ("criushim.c",),
+            (("-O2", "-shared", "-fPIC", "-fvisibility=hidden", "-nostdlib",
+              "-fno-stack-protector"),), headers=("guard.h",)),
 )
 
 
@@ -68,7 +81,7 @@ class NativeMissing(NotPossibleHere):
 
 
 def native_path(name: str) -> Path:
-    """Return the path of ``ckpt-box`` or ``boxshim.so``; raises `NativeMissing`."""
+    """Return the path of the product `name`; raises `NativeMissing`."""
     for folder in (_own_folder(), PREBUILT):
         if folder is not None and (folder / name).is_file():
             return folder / name
@@ -81,7 +94,7 @@ def native_path(name: str) -> Path:
 def sources_folder() -> Path:
     """Return the folder of the C sources: the wheel's, else the checkout's."""
     for folder in (PACKAGE / "native_sources", PACKAGE.parent / "native"):
-        if all((folder / product.source).is_file() for product in PRODUCTS):
+        if all((folder / name).is_file() for product in PRODUCTS for name in product.files):
             return folder
     raise NativeBuildFailed(
         "This installation of jupyter_ckpt lacks its C sources.",
@@ -137,7 +150,8 @@ def _own_folder() -> Path | None:
     """Return where `setup` puts what it compiles for exactly these sources."""
     try:
         sources = sources_folder()
-        text = b"\0".join((sources / product.source).read_bytes() for product in PRODUCTS)
+        text = b"\0".join(
+            (sources / name).read_bytes() for product in PRODUCTS for name in product.files)
     except (OSError, NativeBuildFailed):
         return None
     digest = hashlib.sha256(text).hexdigest()[:16]
@@ -157,7 +171,7 @@ def _target_folder() -> Path:
 def _usable(product: Product, sources: Path) -> Path | None:
     try:
         path = native_path(product.name)
-        if path.stat().st_mtime < (sources / product.source).stat().st_mtime:
+        if path.stat().st_mtime < max((sources / name).stat().st_mtime for name in product.files):
             return None
     except (NativeMissing, OSError):
         return None
@@ -195,15 +209,15 @@ def _compile(compiler: str, sources: Path, product: Product, folder: Path) -> Pa
     output = folder / product.name
     first_error = ""
     for flags in product.flag_sets:
-        command = [compiler, *flags, "-Wall", "-o", str(output), str(sources / product.source),
-                   *product.trailing]
+        command = [compiler, *flags, "-Wall", "-o", str(output),
+                   *(str(sources / name) for name in product.sources), *product.trailing]
         error = _run_compiler(command)
         if error is None:
             output.chmod(0o755)
             return output
         first_error = first_error or error
     raise NativeBuildFailed(
-        f"Compiling {product.source} with {compiler} failed: {first_error}", NO_COMPILER_HINT
+        f"Compiling {product.sources[0]} with {compiler} failed: {first_error}", NO_COMPILER_HINT
     )
 
 

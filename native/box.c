@@ -10,7 +10,8 @@
  *       made it has died.
  *   ckpt-box enter  PID [--caps] [--cwd DIR] -- CMD...
  *       Run CMD in the box of PID 1 PID, wait, exit as it did. A CMD that is
- *       stopped meanwhile is continued: it may be the criu that holds a tree.
+ *       stopped meanwhile is continued: it may be the criu that holds a tree. With
+ *       CKPT_CRIU_SHIM set it is, and its tracer stands between: see tracer.c.
  *   ckpt-box watch  -- CMD...
  *       The same without a box.
  *   ckpt-box enter  PID --detach LOG [--cwd DIR] -- CMD...
@@ -52,6 +53,8 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "tracer.h"
 
 #define ROOT_PID 100 /* the dump root's pid in every box: PID 1 watches it */
 #define BOX_RUNTIME "/dev/shm/.jupyter_ckpt"
@@ -354,10 +357,8 @@ static int watch_main(int argc, char **argv)
 	pid_t pid = fork();
 	if (pid < 0)
 		die("fork");
-	if (pid == 0) {
-		execvp(argv[1], argv + 1);
-		die("exec %s", argv[1]);
-	}
+	if (pid == 0)
+		run_guarded(argv + 1);
 	return wait_helping(pid);
 }
 
@@ -387,10 +388,8 @@ static int enter_main(int argc, char **argv)
 	if (pid < 0)
 		die("fork");
 	if (pid == 0) {
-		if (!log) {
-			execvp(command[0], command);
-			die("exec %s", command[0]);
-		}
+		if (!log)
+			run_guarded(command);
 		/* Forked once more inside, so that the orphan falls to the box's
 		 * PID 1 and not to the host's. */
 		pid_t root = fork_with_pid(ROOT_PID);
@@ -547,6 +546,8 @@ int main(int argc, char **argv)
 	const char *slash = strrchr(argv[0], '/');
 	if (!strcmp(slash ? slash + 1 : argv[0], "ckpt-notify"))
 		return notify_main(argv[0]);
+	if (!strcmp(argv[0], TRACER_NAME) && argc > 1)
+		return trace_main(argv + 1);
 	if (!strcmp(verb, "init"))
 		return init_main(argc - 2, argv + 2);
 	if (!strcmp(verb, "enter"))
@@ -557,6 +558,5 @@ int main(int argc, char **argv)
 		return detach_main(argc - 2, argv + 2);
 	if (!strcmp(verb, "root"))
 		return root_main(argc - 2, argv + 2);
-	errno = 0;
-	die("usage: ckpt-box init|enter|watch|detach|root ...");
+	errno = 0, die("usage: ckpt-box init|enter|watch|detach|root ...");
 }

@@ -138,7 +138,7 @@ def test_doctor_missing_native_program_is_named(
     found = doctor()
     assert found["process"] is False
     assert {"native-missing"} <= {problem["id"] for problem in found["problems"]}
-    assert found["native"] == {"ckpt-box": None, "boxshim.so": None}
+    assert found["native"] == {"ckpt-box": None, "boxshim.so": None, "criushim.so": None}
 
 
 def test_doctor_unusable_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from ordinary_user import ordinary_user
 from jupyter_ckpt import native_build
 from jupyter_ckpt.native_build import NativeBuildFailed, NativeMissing
 
-NAMES = ["ckpt-box", "boxshim.so"]
+NAMES = ["ckpt-box", "boxshim.so", "criushim.so"]
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def compiler(folder: Path, body: str) -> str:
     return str(path)
 
 
-def test_build_makes_both_and_finds_them(installed: Path) -> None:
+def test_build_makes_all_and_finds_them(installed: Path) -> None:
     built = native_build.build()
     assert [path.name for path in built] == NAMES
     assert [native_build.native_path(name) for name in NAMES] == built
@@ -136,11 +136,20 @@ def test_sources_missing_is_told(installed: Path) -> None:
         native_build.build()
 
 
-@pytest.mark.parametrize("name", ["box.c", "boxshim.c"])
-def test_sources_compile_without_a_warning(name: str, tmp_path: Path) -> None:
-    kind = ["-shared", "-fPIC"] if name == "boxshim.c" else []
-    source = native_build.sources_folder() / name
+def test_build_changed_header_is_compiled_again(installed: Path) -> None:
+    box = native_build.build()[0]
+    for source in (installed / "native_sources").iterdir():
+        os.utime(source, (1, 300 if source.name == "tracer.h" else 100))
+    os.utime(box, (1, 200))
+    native_build.build()
+    assert box.stat().st_mtime > 300
+
+
+@pytest.mark.parametrize("product", native_build.PRODUCTS, ids=lambda product: product.name)
+def test_sources_compile_without_a_warning(product: native_build.Product, tmp_path: Path) -> None:
+    sources = native_build.sources_folder()
     done = subprocess.run(
-        ["cc", "-O2", "-Wall", "-Wextra", "-Werror", *kind, "-o", tmp_path / "out", source],
+        ["cc", *product.flag_sets[-1], "-Wall", "-Wextra", "-Werror", "-o", tmp_path / "out",
+         *(sources / name for name in product.sources), *product.trailing],
         capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -24,7 +24,7 @@ from jupyter_ckpt.engine.criu_find import find_criu
 from jupyter_ckpt.engine.holders import Watch, await_end, holders
 from jupyter_ckpt.errors import CheckpointError, DumpFailed, RestoreFailed
 from jupyter_ckpt.native_build import native_path
-from jupyter_ckpt.procfs import ProcessId, command_name, descendants, stat_fields
+from jupyter_ckpt.procfs import ProcessId, command_name, descendants, stat_fields, status_lines
 
 MODE = "root" if os.geteuid() == 0 else "rootless"
 MOST_S = 60.0
@@ -68,7 +68,7 @@ class Tree:
         images.mkdir()
         notifier = images.parent / "ckpt-notify"
         notifier.symlink_to(native_path("ckpt-box"))
-        criu = Criu(find_criu().path, MODE, notifier, silence_s)
+        criu = Criu(find_criu().path, MODE, notifier, silence_s, native_path("criushim.so"))
         return criu.dump(ROOT_PID, images, self.box.command, while_frozen, progress)
 
     def the(self, name: str) -> int:
@@ -176,7 +176,7 @@ def test_criu_stopped_and_agent_killed_the_tree_goes_on(tree: Tree) -> None:
     assert await_end(Watch(str(tree.folder) + "/run-"), deadline_s=MOST_S)
 
 
-@pytest.mark.parametrize("name", ["ckpt-box", "ckpt-notify"])
+@pytest.mark.parametrize("name", ["ckpt-box", "ckpt-tracer", "ckpt-notify"])
 def test_stopped_process_around_criu_is_continued(tree: Tree, name: str) -> None:
     def stop() -> None:
         victims = [p.pid for p in holders(str(tree.folder) + "/run-")
@@ -208,6 +208,39 @@ def test_criu_killed_while_it_holds_the_tree_lets_it_go(tree: Tree) -> None:
     with pytest.raises(DumpFailed, match="criu was killed"):
         tree.dump(lambda: os.kill(tree.the("criu"), signal.SIGKILL))
     tree.assert_goes_on()
+
+
+def test_tracer_killed_fails_the_dump_and_lets_the_tree_go(tree: Tree) -> None:
+    with pytest.raises(DumpFailed, match="killed"):
+        tree.dump(lambda: os.kill(tree.the("ckpt-tracer"), signal.SIGKILL))
+    tree.assert_goes_on()
+
+
+def test_tracer_outlives_criu_and_traces_for_it(tree: Tree) -> None:
+    seen = {}
+
+    def look() -> None:
+        tracer, criu = tree.the("ckpt-tracer"), tree.the("criu")
+        seen["tracers"] = {status_lines(pid)["TracerPid"] for pid in descendants(
+            tree.box.host_pid(ROOT_PID) or 0)}
+        seen["parent"] = status_lines(criu)["PPid"]
+        seen["tracer"] = str(tracer)
+        seen["oom"] = [Path(f"/proc/{pid}/oom_score_adj").read_text().strip()
+                       for pid in (tracer, criu)]
+
+    before = oom_scores(tree)
+    assert tree.dump(look) > 0
+    assert seen["tracers"] == {seen["tracer"]}
+    assert seen["parent"] == seen["tracer"]
+    spared = subprocess.run(["sh", "-c", "echo -1000 > /proc/self/oom_score_adj"], check=False,
+                            capture_output=True).returncode == 0
+    assert seen["oom"] == (["-1000"] if spared else oom_scores(tree)[:1]) * 2
+    assert oom_scores(tree) == before
+
+
+def oom_scores(tree: Tree) -> list[str]:
+    return [Path(f"/proc/{pid}/oom_score_adj").read_text().strip()
+            for pid in descendants(tree.box.host_pid(ROOT_PID) or 0)]
 
 
 def test_restore_that_hangs_is_ended_and_told(tmp_path: Path) -> None:

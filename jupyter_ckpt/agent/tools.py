@@ -19,7 +19,7 @@ from ..box import Box
 from ..engine.criu import Criu
 from ..engine.criu_find import CriuBinary, find_criu
 from ..errors import CriuMissing, ModeUnavailable, StoreUnusable, UsageError
-from ..native_build import native_path
+from ..native_build import NativeMissing, native_path
 from ..privileges import decide_mode
 from ..procfs import ProcessId
 from ..store import Store
@@ -47,6 +47,13 @@ class Tools:
     @cached_property
     def shim(self) -> Path:
         return native_path("boxshim.so")
+
+    @cached_property
+    def criu_shim(self) -> Path | None:
+        try:
+            return native_path("criushim.so")
+        except NativeMissing:  # then a dump is what it was before there was one
+            return None
 
     def storing_in(self, store: Any) -> Tools:
         """Return the tools of one act: a request may name another store (None: ours)."""
@@ -89,7 +96,7 @@ class Tools:
                 "Choose another folder with --store, or restart the kernel.")
         notifier = work / "ckpt-notify"
         notifier.symlink_to(self.box_binary)
-        return Criu(self.criu_binary().path, mode, notifier)
+        return Criu(self.criu_binary().path, mode, notifier, shim=self.criu_shim)
 
     @contextmanager
     def work_folder(self, label: str, mark: str = "-") -> Iterator[Path]:

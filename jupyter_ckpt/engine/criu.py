@@ -37,13 +37,16 @@ class Criu:
 
     ``notifier`` is the action script: a link named ``ckpt-notify`` to the
     ``ckpt-box`` program in the folder of this run; without a sign of life for
-    ``silence_s`` it ends the freeze.
+    ``silence_s`` it ends the freeze. ``shim`` is preloaded into the criu of a dump,
+    so that not criu but the way into the box traces the tree: then the death of
+    criu harms no process of it (native/tracer.c).
     """
 
     binary: Path
     mode: str
     notifier: Path
     silence_s: float = SILENCE_S
+    shim: Path | None = None
 
     def _common(self, images: Path, log: str) -> list[str]:
         options = ["-D", str(images), "-o", log, "-v2", "--file-locks",
@@ -72,7 +75,8 @@ class Criu:
         # What the script's and criu's command lines name.
         watch = Watch(str(images), str(self.notifier), tell=tell)
         with Notifications(self.notifier.parent) as notifications:
-            process = _start(inside(argv), CKPT_NOTIFY_SILENCE_MS=str(int(self.silence_s * 1000)))
+            process = _start(inside(argv), CKPT_NOTIFY_SILENCE_MS=str(int(self.silence_s * 1000)),
+                             **({"CKPT_CRIU_SHIM": str(self.shim)} if self.shim else {}))
             # Never killed: it holds the tree, and only its own end lets go.
             failure = notifications.serve(process, while_frozen, progress, watch)
         # What we waited for may have been killed, and criu have gone on without it.

@@ -74,9 +74,8 @@ STORE = {
     "collect": ("gc.begun", "gc.marked", "gc.removed", "gc.removed#5", "gc.ended"),
 }
 
-# A criu that is killed in the middle of its own work on a tree may take the tree along, now and
-# then: docs/explanation/faults-and-deadlines.md. At our own steps (FROZEN) it is killed below.
 DUMP_SCENES = ("dies", "fails", "claims-success", "truncates", "forgets",
+               *(f"killed-after-ms-{ms}" for ms in (15, 25, 40, 60, 80, 100, 130, 160, 200)),
                "disk-full-after-kb-64", "disk-full-after-kb-9000", "hangs", "stops")
 RESTORE_SCENES = ("dies", "fails", "claims-success", "killed-after-ms-15", "killed-after-ms-40",
                   "hangs", "stops")
