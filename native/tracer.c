@@ -33,6 +33,7 @@
 #include "tracer.h"
 
 #define CONTINUE_AFTER_MS 100
+#define FLUSH_MS 1
 #define OWN_ERROR 125
 #define GET_THREAD_AREA 25
 #define ARCH_PRCTL 30
@@ -331,8 +332,10 @@ static void sleep_until_needed(void)
 	struct signalfd_siginfo info;
 
 	atomic_store(&page->tracer_sleeps, 1);
+	/* criu does not ring for what nothing waits for, such as the last registers it
+	 * puts back. That must not lie there until the tree is let go: see who may die. */
 	if (!is_asked())
-		poll(waits, 2, -1);
+		poll(waits, 2, tasks ? FLUSH_MS : -1);
 	atomic_store(&page->tracer_sleeps, 0);
 	if (waits[1].revents && recv(sock, bytes, sizeof bytes, MSG_DONTWAIT) == 0) {
 		close(sock); /* criu has gone, or has never been ours */

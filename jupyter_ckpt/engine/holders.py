@@ -17,7 +17,7 @@ from ..procfs import ProcessId, all_pids, command_name, stat_fields, status_line
 LOOK_EVERY_S = 1.0
 STILL_TOLD_AFTER_S = 5.0
 """A criu that used no processor for so long is told of."""
-PROGRAMS = ("criu", "ckpt-box", "ckpt-notify")
+PROGRAMS = ("criu", "ckpt-box", "ckpt-notify", "ckpt-tracer")
 """What takes part in a run; who else names its folder (a `tail` of the log) only looks on."""
 
 Tell = Callable[[str], None]
