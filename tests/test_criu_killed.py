@@ -14,8 +14,7 @@ import pytest
 from session_kit import Shell, Talker, shell_in
 
 from jupyter_ckpt.agent.tools import criu_mark
-from jupyter_ckpt.engine.holders import holders
-from jupyter_ckpt.procfs import command_name
+from jupyter_ckpt.procfs import all_pids, command_name
 
 MODES = ["root", "rootless"]
 MOST_S = 60.0
@@ -105,9 +104,9 @@ class Killer:
 
     def _watch(self) -> None:
         while not self._over:
-            for process in holders(self._mark):
-                if command_name(process.pid) == "criu":
-                    self._strike(process.pid)
+            for pid in all_pids():  # also of another user
+                if command_name(pid) == "criu" and self._mark in command_line(pid):
+                    self._strike(pid)
                     return
 
     def _strike(self, pid: int) -> None:
@@ -117,6 +116,13 @@ class Killer:
             if not self._over:
                 os.kill(pid, signal.SIGKILL)
                 self.struck = True
+
+
+def command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
 
 
 def images_of(pid: int) -> Path:
