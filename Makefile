@@ -20,6 +20,8 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 SUDO := $(shell [ $$(id -u) = 0 ] || echo sudo)
 PYTEST_ARGS ?=
+# Tests wait more than they compute: three at a time keep two cores busy.
+WORKERS ?= 3
 FUZZ_ARGS ?=
 FAULTS_ARGS ?= --publish
 SOAK_ARGS ?= --record
@@ -29,7 +31,7 @@ demo: setup
 	$(BIN)/python -m demo
 
 test: setup check $(STAMPS)/test-tools
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 check: setup
 	$(BIN)/ruff check .

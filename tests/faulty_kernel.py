@@ -32,8 +32,9 @@ class Kernel:
         """Let every agent suffer `faults` from now on, each once, and forget the trace."""
         for old in [*self.plan.glob("fired-*"), self.plan / "trace"]:
             old.unlink(missing_ok=True)
-        (self.plan / "plan.json").write_text(json.dumps(
-            [{"program": "kernel_agent", **fault} for fault in faults]))
+        fresh = self.plan / "plan.new"  # named when it is whole: agents read it at any moment
+        fresh.write_text(json.dumps([{"program": "kernel_agent", **fault} for fault in faults]))
+        fresh.rename(self.plan / "plan.json")
 
     def passed(self, point: str) -> int:
         with suppress(FileNotFoundError):

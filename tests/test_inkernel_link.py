@@ -71,7 +71,8 @@ def test_running_cell_is_told_while_the_main_thread_is_blocked(kernel: InjectedK
     count = answer["execution_count"]
     idle = until(lambda: (a := kernel.op("status"))["busy"] or a, "idle")
     cells_run = idle.pop("cells_run")
-    assert idle == {"ok": True, "busy": False, "running": None, "execution_count": count}
+    assert idle == {"ok": True, "busy": False, "running": None, "execution_count": count,
+                    "callbacks_run": 0, "background": False}
     assert 1 <= cells_run <= count
     recent = kernel.op("running")["recent"][-1]
     assert (recent["msg_id"], recent["finished"]) == (msg_id, True)

@@ -83,5 +83,5 @@ def test_process_that_cannot_be_told_of_another_key_keeps_its_own(
     restore = Restore(TOOLS, RecordFile(tmp_path), {"connection": {"key": "theirs"}},
                       Job("a", "restores"))
     saved = {"connection": {"key": "saved", "shell_port": 5001}, **details}
-    prepared = Prepared(a_manifest("kernel-0001"), saved, tmp_path, FilePlan())
+    prepared = Prepared(a_manifest("kernel-0001"), saved, tmp_path, FilePlan(), None)
     assert restore._connection(prepared, {5001: 5002}) == {"key": key, "shell_port": 5002}

@@ -85,6 +85,8 @@ class FakeAgent:
         write_record(self.folder, kernel.record)
         return True
 
+    remember = note
+
     def save(self, request: dict[str, Any], job: Any) -> dict[str, Any]:
         self.saves.append(request["purpose"] or request["trigger"])
         if self.failure is not None:

@@ -130,7 +130,9 @@ def _ask(path: Path) -> bytes:
 
 
 @root_only
-def test_another_user_reaches_neither_store_nor_sockets(tmp_path: Path) -> None:
+def test_another_user_reaches_neither_store_nor_sockets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What an ordinary user can do to the files of somebody else's session: nothing."""
     for path in (tmp_path, *tmp_path.parents[:-2]):
         path.chmod(path.stat().st_mode | 0o055)
@@ -139,7 +141,8 @@ def test_another_user_reaches_neither_store_nor_sockets(tmp_path: Path) -> None:
     private_folder(runtime.parent)
     private_folder(runtime)
     write_record(runtime, Record("kernel-0001"))
-    link = Link(str(runtime), lambda op: {"ok": True}, lambda: None)
+    monkeypatch.chdir(runtime)  # a socket's path is at most 107 bytes
+    link = Link(".", lambda op: {"ok": True}, lambda: None)
     link.start()
     targets = [store.root, store.root / "key", store.root / "manifests", runtime,
                runtime / "record.json", runtime / "kernel.sock"]

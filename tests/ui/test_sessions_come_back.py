@@ -11,7 +11,7 @@ import pytest
 from conftest import OpenNotebook, lab_home, start_lab
 from jupyter_harness import Server, wait_until
 from lab_page import CURRENT, LabPage
-from playwright.sync_api import expect
+from playwright.sync_api import Error, expect
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -49,6 +49,19 @@ def is_culled(page: LabPage) -> None:
         f"({CURRENT}.sessionContext.session?.kernel)")
 
 
+def choose_kernel(page: LabPage) -> None:
+    """Select a kernel as a person does: again where the page had not heard of the end yet."""
+    def chosen() -> bool:
+        try:
+            page.page.evaluate(CHOOSE_KERNEL)
+        except Error as error:
+            assert "Session not found" in error.message
+            return False
+        return True
+
+    wait_until(chosen, 60, "a kernel is chosen")
+
+
 def restarting(page: LabPage) -> None:
     """Close JupyterLab's own word that the kernel has died."""
     dialog = page.page.locator(".jp-Dialog", has_text="appears to have died")
@@ -64,7 +77,7 @@ def test_culled_session_comes_back_in_the_open_page_and_in_a_new_one(
     assert page.run(0) == "7"
     is_culled(page)
     page.picture("culled")
-    page.page.evaluate(CHOOSE_KERNEL)
+    choose_kernel(page)
     toast = page.toast(re.compile(r"Session restored from the checkpoint of .+ \(before cull\)"))
     expect(toast).to_be_visible()
     page.picture("revived")
