@@ -23,6 +23,7 @@
 
 #define EXPORT __attribute__((visibility("default")))
 #define WAIT_NO_HANG 1
+#define WAIT_ALL 0x40000000 /* __WALL */
 #define SIGNAL_KILL 9
 #define SIGNAL_USR1 10
 #define SIGNAL_CHILD 17
@@ -572,7 +573,11 @@ pid_t wait4(pid_t pid, int *status, int options, void *usage)
 {
 	long result = 0;
 
-	if (seized_count && (pid == -1 || is_seized(pid)) && is_mine()) {
+	/* For its tasks criu says WAIT_ALL, for children of its own it does not; its handler
+	 * asks for both, and does not wait. */
+	int any = pid == -1 && (options & (WAIT_ALL | WAIT_NO_HANG));
+
+	if (seized_count && (any || is_seized(pid)) && is_mine()) {
 		/* In a handler that interrupted a request: it comes again after that. */
 		if (busy) {
 			missed = 1;

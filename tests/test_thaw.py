@@ -238,6 +238,31 @@ def test_tracer_outlives_criu_and_traces_for_it(tree: Tree) -> None:
     assert oom_scores(tree) == before
 
 
+@pytest.mark.parametrize(("parent", "killed"), [("ckpt-tracer", True), ("ckpt-box", False)])
+def test_criu_that_hangs_is_killed_only_where_another_traces_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parent: str, killed: bool
+) -> None:
+    child = ["criu", "-c", "import signal; signal.pause()", str(tmp_path)]
+    starter = (f"import subprocess, sys; one = subprocess.Popen({child}, executable="
+               "sys.executable); print(one.pid, flush=True); one.wait()")
+    with subprocess.Popen([parent, "-c", starter], executable=sys.executable, text=True,
+                          stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        criu = ProcessId.of(int(process.stdout.readline()))
+        assert criu is not None
+        monkeypatch.setattr("jupyter_ckpt.engine.holders.STILL_TOLD_AFTER_S", 0.0)
+        monkeypatch.setattr("jupyter_ckpt.engine.holders.GIVEN_UP_AFTER_S", 0.5)
+        told: list[str] = []
+        watch, deadline = Watch(str(tmp_path), tell=told.append), time.monotonic() + 2
+        while criu.is_alive() and time.monotonic() < deadline:
+            watch.look()
+            time.sleep(0.02)
+        assert any("has not moved" in sentence for sentence in told)
+        assert criu.is_alive() is not killed
+        if not killed:
+            os.kill(criu.pid, signal.SIGKILL)
+
+
 def oom_scores(tree: Tree) -> list[str]:
     return [Path(f"/proc/{pid}/oom_score_adj").read_text().strip()
             for pid in descendants(tree.box.host_pid(ROOT_PID) or 0)]

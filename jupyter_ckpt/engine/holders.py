@@ -6,6 +6,7 @@ by the folder of the run, which all of their command lines name.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -14,10 +15,14 @@ from contextlib import suppress
 
 from ..procfs import ProcessId, all_pids, command_name, stat_fields, status_lines
 
+log = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0
 STILL_TOLD_AFTER_S = 5.0
 """A criu that used no processor for so long is told of."""
-PROGRAMS = ("criu", "ckpt-box", "ckpt-notify", "ckpt-tracer")
+GIVEN_UP_AFTER_S = 60.0
+"""And one with a tracer of its own is killed then: that puts the tree back and lets it go."""
+TRACER = "ckpt-tracer"
+PROGRAMS = ("criu", "ckpt-box", "ckpt-notify", TRACER)
 """What takes part in a run; who else names its folder (a `tail` of the log) only looks on."""
 
 Tell = Callable[[str], None]
@@ -95,7 +100,21 @@ class Watch:
         elif now - self._moved_at >= STILL_TOLD_AFTER_S:
             self._told = True
             self._tell(self._sentence(present, now - self._moved_at))
+            if now - self._moved_at >= GIVEN_UP_AFTER_S:
+                self._end_traced(present)
         return present
+
+    @staticmethod
+    def _end_traced(present: list[ProcessId]) -> None:
+        """Kill criu, if it is not the tracer of the tree itself: then its death harms nobody."""
+        for process in present:
+            fields = stat_fields(process.pid)
+            tracer = command_name(int(fields[1])) if fields is not None else ""
+            if tracer == TRACER:
+                log.warning("criu (process %d) hangs and is killed; its tracer lets the session "
+                            "go on", process.pid)
+                with suppress(OSError):
+                    os.kill(process.pid, signal.SIGKILL)
 
     @staticmethod
     def _sentence(present: list[ProcessId], still_s: float) -> str:
