@@ -243,8 +243,8 @@ def test_criu_that_hangs_is_killed_only_where_another_traces_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parent: str, killed: bool
 ) -> None:
     child = ["criu", "-c", "import signal; signal.pause()", str(tmp_path)]
-    starter = (f"import subprocess, sys; one = subprocess.Popen({child}, executable="
-               "sys.executable); print(one.pid, flush=True); one.wait()")
+    starter = (f"import subprocess; one = subprocess.Popen({child}, "
+               f"executable={sys.executable!r}); print(one.pid, flush=True); one.wait()")
     with subprocess.Popen([parent, "-c", starter], executable=sys.executable, text=True,
                           stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
