@@ -20,7 +20,8 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 SUDO := $(shell [ $$(id -u) = 0 ] || echo sudo)
 PYTEST_ARGS ?=
-# Tests wait more than they compute: three at a time keep two cores busy.
+# Tests wait more than they compute: three at a time keep two cores busy. In their order,
+# for a worker that has driven a browser runs an event loop for ever: tests/ui comes last.
 WORKERS ?= 3
 FUZZ_ARGS ?=
 FAULTS_ARGS ?= --publish
@@ -31,7 +32,8 @@ demo: setup
 	$(BIN)/python -m demo
 
 test: setup check $(STAMPS)/test-tools
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+		$(PYTEST_ARGS)
 
 check: setup
 	$(BIN)/ruff check .

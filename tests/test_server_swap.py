@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jupyter_harness import Home, Server, StartServer, wait_until
 
 from jupyter_ckpt.faults import VARIABLE
+from jupyter_ckpt.provisioner import CheckpointProvisioner
+from jupyter_ckpt.record import Record
+from jupyter_ckpt.server.lookup import await_launch
 
 pytest_plugins = ["jupyter_fixtures"]
 
@@ -60,3 +65,30 @@ def test_first_error_of_a_restore_is_told(
     assert answer.json()["error"]["message"] == "A library is missing."
     assert "could not be shown again" in server.log.read_text()
     still_watched(fake_home, server, kernel_id)
+
+
+# -- a kernel that is just being started ----------------------------------------------------
+class Starting:
+    """Shows one kernel whose provisioner gets its record at the third look."""
+
+    def __init__(self, provisioner: Any) -> None:
+        self.provisioner, self.looks = provisioner, 0
+
+    def __contains__(self, kernel_id: str) -> bool:
+        return True
+
+    def get_kernel(self, kernel_id: str) -> Any:
+        self.looks += 1
+        if self.looks == 3:
+            self.provisioner.record = Record(kernel_id)
+        return self
+
+
+@pytest.mark.parametrize(("ours", "looks"), [(True, 3), (False, 1)])
+def test_restore_waits_for_a_kernel_of_ours_that_is_only_starting(ours: bool, looks: int) -> None:
+    provisioner = CheckpointProvisioner.__new__(CheckpointProvisioner) if ours else object()
+    if ours:
+        provisioner.record = None  # type: ignore[attr-defined]
+    shown = Starting(provisioner)
+    asyncio.run(await_launch(shown, "kernel-0001"))
+    assert shown.looks == looks

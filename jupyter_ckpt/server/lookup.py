@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any
 
 from jupyter_core.utils import ensure_async
@@ -11,6 +13,9 @@ from ..protocol import checked_kernel_id
 from ..provisioner import CheckpointProvisioner
 from ..record import Record
 from .backend import Backend
+
+LAUNCH_DEADLINE_S = 15.0
+POLL_S = 0.05
 
 
 async def our_record(backend: Backend, kernel_manager: Any, kernel_id: str) -> Record:
@@ -40,6 +45,20 @@ def record_shown(kernel_manager: Any, kernel_id: str) -> Record | None:
         return None
     provisioner = kernel_manager.get_kernel(kernel_id).provisioner
     return provisioner.record if isinstance(provisioner, CheckpointProvisioner) else None
+
+
+async def await_launch(kernel_manager: Any, kernel_id: str) -> None:
+    """Wait for a kernel that is just being started (again), as after a crash.
+
+    Returns when it has its record, is none of ours, or `LAUNCH_DEADLINE_S` have passed.
+    """
+    deadline = time.monotonic() + LAUNCH_DEADLINE_S
+    while time.monotonic() < deadline and kernel_id in kernel_manager:
+        provisioner = kernel_manager.get_kernel(kernel_id).provisioner
+        ours = provisioner is None or isinstance(provisioner, CheckpointProvisioner)
+        if not ours or getattr(provisioner, "record", None) is not None:
+            return
+        await asyncio.sleep(POLL_S)
 
 
 async def session_of_kernel(session_manager: Any, kernel_id: str) -> dict[str, Any] | None:

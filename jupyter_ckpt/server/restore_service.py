@@ -28,7 +28,7 @@ from ..record import Record
 from .backend import Backend
 from .documents import Documents, empty_notebook, leads_out, saved_document
 from .events import Act, EventStream
-from .lookup import session_of_kernel, session_of_path
+from .lookup import await_launch, session_of_kernel, session_of_path
 from .showing import open_kernel
 from .swap import KernelSwap
 
@@ -147,6 +147,7 @@ class RestoreService:
         self, manifest: Manifest, kernel_id: str, request: RestoreRequest, act: Act
     ) -> dict[str, Any]:
         """Exchange the process behind a kernel that Jupyter shows."""
+        await await_launch(self._kernels, kernel_id)
         swap = KernelSwap(self._kernels, kernel_id)
         check_same_kernel(manifest, str(self._kernels.get_kernel(kernel_id).kernel_name))
         session = await session_of_kernel(self._sessions, kernel_id)
