@@ -143,6 +143,8 @@ def test_session_saved_for_want_of_memory_is_offered_when_the_kernel_is_killed(
     toast = page.toast(re.compile("The kernel of big.ipynb died .*out of memory"))
     expect(toast).to_be_visible()
     restarting(page)
+    wait_until(lambda: [one["execution_state"] for one in server.ok("GET", "/api/kernels")]
+               == ["idle"], 60, "the fresh kernel is idle")
     toast.get_by_role("button", name="Restore").click()
     expect(page.toast(re.compile("Checkpoint .+ is restored"))).to_be_visible()
     assert page.run(1) == "7"
