@@ -25,9 +25,15 @@ class ProcessId:
 
     @classmethod
     def of(cls, pid: int) -> ProcessId | None:
-        """Return the identity of a living process, None when there is none."""
+        """Return the identity of a living process, None when there is none.
+
+        One whose first thread has ended while others run lives: it still has its
+        memory, files and ports. Every killed process is like that for a moment.
+        """
         fields = stat_fields(pid)
-        return None if fields is None or fields[0] in "ZX" else cls(pid, int(fields[19]))
+        if fields is None or (fields[0] in "ZX" and int(fields[17]) <= 1):
+            return None
+        return cls(pid, int(fields[19]))
 
     def age_s(self) -> float:
         """Return for how long the process runs, in seconds."""

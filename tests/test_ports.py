@@ -55,6 +55,15 @@ def test_port_the_caller_insists_on_is_refused_when_taken() -> None:
             choose_ports(InetSockets([listener(saved)], [], []), {saved: port}, [], print)
 
 
+def test_kernel_port_the_caller_insists_on_never_moves() -> None:
+    port = in_time_wait()
+    told: list[str] = []
+    with pytest.raises(RestoreRefused, match=str(port)):
+        choose_ports(InetSockets([listener(port)], [], []), {port: port}, [port], told.append,
+                     wait_s=0.5)
+    assert f"waiting for port {port}" in told[0]
+
+
 def test_port_held_by_the_system_is_waited_for_with_a_message_then_moves() -> None:
     port = in_time_wait()
     told: list[str] = []

@@ -274,7 +274,10 @@ def test_restore_moves_ports_that_another_process_took(root_shell: Shell) -> Non
         talker = Talker(restored["connection_file"])
         assert talker.client.shell_port != old_port
         assert check(talker) == EXPECTED
-        talker.close()
+    root_shell.ckpt("restore", saved["id"], "--in-place", "--no-server")
+    talker.wait_until_ready()
+    assert check(talker) == EXPECTED, "where it is now it stays, also when the old ports are free"
+    talker.close()
 
 
 def test_restore_in_place_brings_the_old_values_back_and_can_be_undone(shell: Shell) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -18,6 +19,8 @@ from ..protocol import Job
 from ..record import Record
 from .activity import Mark
 from .kernel_link import START_DEADLINE_S, KernelLink
+
+PORT_NAMES = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 
 
 @dataclass
@@ -83,6 +86,16 @@ class Kernel:
     @property
     def root_inner_pid(self) -> int:
         return self.record.root_inner_pid
+
+    def connection(self) -> dict[str, Any] | None:
+        """Return the ports and the key its connection file tells; None: missing or malformed."""
+        try:
+            found = json.loads(Path(self.record.connection_file).read_bytes())
+        except (OSError, ValueError):
+            return None
+        if isinstance(found, dict) and all(type(found.get(n, 0)) is int for n in PORT_NAMES):
+            return found
+        return None
 
     def processes(self) -> list[dict[str, Any]]:
         """List the tree without its dump root: {pid, ppid, name, rss_bytes} each.

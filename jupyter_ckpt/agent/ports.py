@@ -140,19 +140,20 @@ def choose_ports(
     """Return {saved port: port to use} for every port that has to change.
 
     ``wanted`` are moves the caller asks for (a kernel's connection). Ports in
-    ``movable`` move at once when they are taken; a port that only the system
-    holds (TIME_WAIT, at most a minute) is waited for, and told to `on_wait`.
-    Any other taken port moves as well: a session is more than a port number.
+    ``movable`` move at once when they are taken, unless they are wanted; a port
+    that only the system holds (TIME_WAIT, at most a minute) is waited for, and
+    told to `on_wait`. Any other taken port moves as well: a session is more than
+    a port number.
     """
     moves = {old: new for old, new in wanted.items() if old != new}
-    free_to_move = set(movable)
+    free_to_move = set(movable).difference(wanted)
     deadline = time.monotonic() + wait_s
     for listener in sockets.listeners:
         target = moves.get(listener.port, listener.port)
         this = Listener(listener.protocol, listener.address, target)
         while not is_free(this):
             waiting = time.monotonic() < deadline and _held_by_system(target)
-            if not waiting or target in free_to_move:
+            if not waiting or listener.port in free_to_move:
                 if listener.port in wanted:
                     raise _port_taken(target)
                 moves[listener.port] = free_port(listener.protocol)

@@ -13,12 +13,10 @@ from ..procfs import descendants
 from ..protocol import Job
 from ..store import Store
 from . import saved
-from .kernel import Kernel
+from .kernel import PORT_NAMES, Kernel
 from .preflight import Preflight
 from .savedfiles import FilePlan, plan_files
 from .tools import Tools
-
-PORT_NAMES = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 
 
 @dataclass

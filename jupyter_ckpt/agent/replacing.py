@@ -44,6 +44,8 @@ def restore(agent: Agent, request: dict[str, Any], job: Job) -> dict[str, Any]:
     request = {name: value for name, value in request.items() if name != "schedule"}
     if agent.kernel is not None:
         request = inheriting(request, agent.kernel.record)
+        if request.get("connection") is None:  # whoever talks to it now goes on
+            request["connection"] = agent.kernel.connection()
     with agent.doing("restoring"):
         return Replacement(agent, request, job).run()
 

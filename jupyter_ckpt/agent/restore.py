@@ -27,10 +27,10 @@ from ..record import Record, next_epoch, write_private
 from ..store import Store
 from . import exchange
 from .frozen import refill_shared_memory
-from .kernel import Kernel, identify
+from .kernel import PORT_NAMES, Kernel, identify
 from .launch import make_box
 from .ports import checked_wait, choose_ports
-from .preparing import PORT_NAMES, Preparation, Prepared
+from .preparing import Preparation, Prepared
 from .recordfile import RecordFile
 from .savedfiles import present_states
 from .tools import Tools

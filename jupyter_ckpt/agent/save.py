@@ -115,11 +115,10 @@ class Save:
 
     def _read_connection(self) -> None:
         """Read ports and key now: should the kernel die while it is stored, its file goes."""
-        path = self.kernel.record.connection_file
-        try:
-            self.connection = json.loads(Path(path).read_bytes())
-        except (OSError, ValueError):
-            self.warnings.append(f"The connection file {path} is missing.")
+        self.connection = self.kernel.connection()
+        if self.connection is None:
+            path = self.kernel.record.connection_file
+            self.warnings.append(f"The connection file {path} is missing or malformed.")
 
     def _warn_of_lost_connections(self, images: Path) -> None:
         ports = {*self.internal_ports}
