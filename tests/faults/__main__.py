@@ -20,6 +20,8 @@ def main() -> int:
     parser.add_argument("--shard", default="1/1", metavar="K/N", help="only every Nth case")
     parser.add_argument("--mode", action="append", choices=("root", "rootless"),
                         help="only this mode (default: both, where root can be had)")
+    parser.add_argument("--workers", type=int, default=2, metavar="N",
+                        help="how many play at a time in each mode (default: %(default)s)")
     parser.add_argument("--list", action="store_true", help="print the ids and do nothing")
     parser.add_argument("--publish", action="store_true",
                         help="put the table into benchmarks/RESULTS.md")
@@ -33,7 +35,8 @@ def main() -> int:
         return 0
     modes = options.mode or (["root", "rootless"] if os.geteuid() == 0 else ["rootless"])
     began = time.monotonic()
-    outcomes = play(cases, modes, lambda outcome: print(report.line(outcome), flush=True))
+    outcomes = play(cases, modes, lambda outcome: print(report.line(outcome), flush=True),
+                    max(1, options.workers))
     seconds = time.monotonic() - began
     broken = [one for one in outcomes if not one.held]
     if broken:

@@ -21,13 +21,18 @@ from .plan import VARIABLE
 Tell = Callable[[Outcome], None]
 
 
-def play(cases: Sequence[Case], modes: Sequence[str], tell: Tell) -> list[Outcome]:
+def play(
+    cases: Sequence[Case], modes: Sequence[str], tell: Tell, workers: int = 1
+) -> list[Outcome]:
     """Play every case in every mode, the modes side by side; `tell` hears of each outcome.
 
-    A worker that ends early leaves its cases without having fired, and is said so.
+    `workers` of them share the cases of one mode. One that ends early leaves its
+    cases without having fired, and is said so.
     """
     heard: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
-    threads = [threading.Thread(target=_play_in, args=(mode, cases, heard)) for mode in modes]
+    shares = [share for first in range(workers) if (share := cases[first::workers])]
+    threads = [threading.Thread(target=_play_in, args=(mode, share, heard))
+               for mode in modes for share in shares]
     for thread in threads:
         thread.start()
     outcomes, ended = [], 0
