@@ -32,7 +32,7 @@ class Called:
     def __init__(self, name: str, *words: str, stdout: Path | None = None,
                  user: int | None = None) -> None:
         self.process = subprocess.Popen(
-            [name, "-c", WAIT, *words], executable=sys.executable, text=True,
+            [name, "-c", WAIT, *words], executable=os.path.realpath(sys.executable), text=True,
             stdout=subprocess.PIPE, user=user)
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "up\n"  # /proc shows its words by now
