@@ -72,7 +72,10 @@ STORE = {
     "update": ("store.write", "store.update-written", "store.update-named"),
     "remove": ("store.removed",),
     "collect": ("gc.begun", "gc.marked", "gc.removed", "gc.removed#5", "gc.ended"),
+    "retain": ("retention.removed", "retention.removed#2"),
 }
+NO_DISK = ("store.committed", "retention.removed", "retention.removed#2")
+"""Steps after which nothing is asked of the disk for what was done there."""
 
 DUMP_SCENES = ("dies", "fails", "claims-success", "truncates", "forgets",
                *(f"killed-after-ms-{ms}" for ms in (15, 25, 40, 60, 80, 100, 130, 160, 200)),
@@ -98,8 +101,7 @@ def store_cases() -> Iterator[Case]:
     """What works on the store alone: no kernel is needed."""
     for operation, steps in STORE.items():
         for step in steps:
-            # After the commit nothing is asked of the disk any more.
-            acts = EVERY[:3] if step == "store.committed" else EVERY
+            acts = EVERY[:3] if step in NO_DISK else EVERY
             yield from _cases(operation, (step,), acts, "writer")
         yield from _with_short(operation, steps, "writer")
 
@@ -182,15 +184,14 @@ def server_cases() -> Iterator[Case]:
     yield from _cases("crash", ("revive.attempted",), ("enospc",), "server")
     yield from _cases("crash", ("offer.written",), ("kill", "stop", "enospc"), "agent")
     yield from _cases("sweep", ("offer.written",), ("kill", "stop", "enospc"), "server")
+    yield from _cases("watch", ("watch.started",), ("kill", "stop", "hang", "enospc"), "server")
+    yield from _cases("pressure", ("pressure.asked",), ("kill", "hang", "enospc"), "agent")
 
 
 def _scenes(operation: str, verb: str, names: tuple[str, ...]) -> Iterator[Case]:
     for name in names:
         yield Case(operation, f"criu.{name}", "scene", verb)
 
-
-ELSEWHERE = ("pressure.", "watch.", "retention.")
-"""Steps that the matrix does not walk yet: what comes by there has tests of its own."""
 
 PARTS = {"store": store_cases, "save": save_cases, "restore": restore_cases, "life": life_cases,
          "server": server_cases}

@@ -116,6 +116,10 @@ class Session:
     def record(self) -> Record:
         return read_record(self.place.locations.folder(self.kernel_id))
 
+    def has_agent(self) -> bool:
+        agent = self.record.agent
+        return agent is not None and agent.is_alive()
+
     def mark(self) -> int:
         """Give the session another token and new memory; return the token."""
         token = next(self._tokens)

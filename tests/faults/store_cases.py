@@ -11,13 +11,19 @@ from pathlib import Path
 
 from store_kit import chunk_files, mixed, noise, save
 
+from jupyter_ckpt.agent.retention import Retention
 from jupyter_ckpt.errors import CheckpointError
+from jupyter_ckpt.plan import Schedule
+from jupyter_ckpt.record import Record
 from jupyter_ckpt.store import Store
 
 from .matrix import Case
 from .outcome import Outcome
 from .plan import Plan
 
+KERNEL_ID = "0f6b2ff8-6f2b-4f6e-9b43-0d2f8f3d5a11"
+AUTOMATIC = ("aaaa11112221", "aaaa11112222", "aaaa11112223")
+"""Made by themselves, oldest first; a schedule keeps the last one."""
 OLD, NEXT, SPARE = "beef11112222", "feed11112222", "cafe11112222"
 DEADLINE_S = 20.0
 STAND_STILL_S = 0.05
@@ -78,6 +84,10 @@ def _prepare(place: Path) -> None:
     store = Store.open(place / "store")
     save(store, {"a": mixed()[:200_000]}, place / "in", id=OLD, note="old")
     save(store, {"c": noise(900_000, 3)}, place / "in", id=SPARE)
+    for number, name in enumerate(AUTOMATIC):
+        save(store, {"d": noise(200_000, number)}, place / "in", id=name, trigger="interval",
+             kernel={"name": "python3", "id": KERNEL_ID},
+             created_at=f"2026-01-01T00:0{number}:00.000Z")
     if len(chunk_files(store)) < 8:
         raise AssertionError("too few chunks to collect")
 
@@ -86,6 +96,11 @@ def _collect(place: Path) -> None:
     store = Store.open(place / "store")
     store.remove(SPARE)
     store.collect()
+
+
+def _retain(place: Path) -> None:
+    record = Record(KERNEL_ID, schedule=Schedule(60.0, None, 1))
+    Retention().tidy(Store.open(place / "store"), record, ())
 
 
 def _save_next(place: Path) -> None:
@@ -98,6 +113,7 @@ _ACTS: dict[str, Callable[[Path], object]] = {
     "update": lambda place: Store.open(place / "store").update(OLD, note="new"),
     "remove": lambda place: Store.open(place / "store").remove(SPARE),
     "collect": _collect,
+    "retain": _retain,
 }
 
 
@@ -152,8 +168,10 @@ def _unpromised(case: Case, outcome: Outcome, store: Store, ids: set[str]) -> li
     """Return what is visible and should not be, or the other way round."""
     done = outcome.first == "done"
     found = []
-    if case.operation != "create" and OLD not in ids:
-        found.append("the old checkpoint is gone")
+    if case.operation != "create" and not {OLD, AUTOMATIC[-1]} <= ids:
+        found.append("a checkpoint that nobody removed is gone")
+    if case.operation == "retain" and done and ids & set(AUTOMATIC[:-1]):
+        found.append("a checkpoint that was to go is there")
     if case.operation == "transaction":
         if done and NEXT not in ids:
             found.append("a checkpoint was promised and is not there")

@@ -68,6 +68,8 @@ class Worker:
             kind = "server"
         if case.operation in ("cull", "revive", "crash", "sweep"):
             kind = "return"
+        if case.operation in ("watch", "pressure"):
+            kind = "agent"
         if kind not in self._stages:
             self._stages[kind] = self._new_stage(kind)
         return self._stages[kind]
@@ -88,6 +90,10 @@ class Worker:
             from .return_stage import ReturnStage
 
             return ReturnStage(self._folder, self._mode, self._plan)
+        if kind == "agent":
+            from .agent_stage import AgentStage
+
+            return AgentStage(self._folder, self._mode, self._plan)
         from .server_stage import ServerStage
 
         return ServerStage(self._folder, self._mode, self._plan)
