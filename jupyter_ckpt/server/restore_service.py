@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tornado.web import HTTPError
-
 from ..errors import (
     CheckpointError,
     KernelNotFound,
@@ -26,9 +24,10 @@ from ..procfs import ProcessId
 from ..protocol import Job, checked_kernel_id, checked_wait_s
 from ..record import Record
 from .backend import Backend
-from .documents import Documents, empty_notebook, leads_out, saved_document
+from .documents import Documents, leads_out
 from .events import Act, EventStream
 from .lookup import await_launch, session_of_kernel, session_of_path
+from .saved_documents import SavedDocuments
 from .showing import open_kernel
 from .swap import KernelSwap
 
@@ -73,6 +72,7 @@ class RestoreService:
         self._backend = backend
         self._events = events
         self._documents = documents
+        self._saved = SavedDocuments(backend, documents, log)
         self._kernels = kernel_manager
         self._sessions = session_manager
         self._log = log
@@ -206,24 +206,9 @@ class RestoreService:
         result = await self._run_restore(
             manifest, act, kernel_id=kernel_id, in_place=alive, files=request.files,
             wait_s=request.wait_s, notebook=str(file) if file else None)
-        told = await self._bring_back(manifest, path) if path else []
+        told = await self._saved.put_back(manifest, path) if path else []
         answer = await self._open(result, kernel_id, path)
         return {**answer, "warnings": [*told, *answer["warnings"]]}
-
-    async def _bring_back(self, manifest: Manifest, path: str) -> list[str]:
-        """Write the saved notebook where it is gone; return what to tell the user."""
-        if await self._documents.exists(path):
-            return []
-        gone = f"The notebook {path} was gone"
-        try:
-            document = await self._backend.run(
-                lambda: saved_document(self._backend.store(), manifest))
-            if document is None:
-                return [f"{gone}, and the checkpoint holds no copy of it."]
-            await self._documents.write(path, document)
-        except CheckpointError as error:
-            return [f"{gone} and was not put back: {error}"]
-        return [f"{gone}; the copy saved with the checkpoint was put back."]
 
     async def _refuse_foreign(self, kernel_id: str) -> bool:
         """Tell whether the kernel lives without a server; refuse one of another server."""
@@ -245,7 +230,7 @@ class RestoreService:
         original = self._notebook(manifest, request) or "Untitled.ipynb"
         if request.path and not await self._documents.has_folder(original):
             raise UsageError(f"The server has no folder {posixpath.dirname(original)}.")
-        document, told = await self._document(manifest, original)
+        document, told = await self._saved.for_copy(manifest, original)
         copy = await self._documents.write_copy(original, document, "restored")
         try:
             file = self._documents.os_path(copy)
@@ -258,27 +243,6 @@ class RestoreService:
             await self._documents.remove(copy)
             raise
         return {**answer, "warnings": [*told, *answer["warnings"]]}
-
-    async def _document(
-        self, manifest: Manifest, original: str
-    ) -> tuple[dict[str, Any], list[str]]:
-        """Return what the new notebook holds, and what to tell about it.
-
-        Without a saved document it is the one at `original` as it is now, or an
-        empty one: a kernel without a notebook would not be seen.
-        """
-        saved = await self._backend.run(lambda: saved_document(self._backend.store(), manifest))
-        if saved is not None:
-            return saved, []
-        lacks = "The checkpoint holds no copy of the notebook"
-        try:
-            if await self._documents.exists(original):
-                found = await self._documents.read(original)
-                return found, [f"{lacks}; this one is a copy of {original} as it is now."]
-        except HTTPError as error:
-            self._log.warning("The notebook %s cannot be copied: %s", original, error)
-        empty = empty_notebook(str(manifest.kernel.get("name") or ""))
-        return empty, [f"{lacks}; this one is empty, but the session holds everything."]
 
     # -- common -----------------------------------------------------------------
     async def _run_restore(self, manifest: Manifest, act: Act, **arguments: Any) -> dict[str, Any]:
