@@ -280,6 +280,21 @@ def test_restore_moves_ports_that_another_process_took(root_shell: Shell) -> Non
     talker.close()
 
 
+def test_copies_restored_at_the_same_time_are_each_whole(root_shell: Shell) -> None:
+    started, talker = prepared_session(root_shell)
+    saved = root_shell.ckpt("save", started["kernel_id"])
+    talker.close()
+    root_shell.ckpt("stop", started["kernel_id"])
+    with ThreadPoolExecutor(3) as pool:
+        copies = list(pool.map(lambda _: root_shell.ckpt(
+            "restore", saved["id"], "--new", "--no-server"), range(3)))
+    talkers = [Talker(copy["connection_file"]) for copy in copies]
+    assert len({talker.client.shell_port for talker in talkers}) == 3
+    for talker in talkers:
+        assert check(talker) == EXPECTED
+        talker.close()
+
+
 def test_restore_in_place_brings_the_old_values_back_and_can_be_undone(shell: Shell) -> None:
     started, talker = prepared_session(shell)
     saved = shell.ckpt("save", started["kernel_id"])

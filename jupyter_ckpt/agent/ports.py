@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -14,6 +12,7 @@ from ..engine.sockets import InetSockets, Listener
 from ..errors import RestoreRefused
 from ..protocol import checked_wait_s
 from .refusals import Refusals
+from .reservation import Reservation, is_free
 
 TIME_WAIT, LISTEN = "06", "0A"
 DEFAULT_WAIT_S = 70.0
@@ -26,33 +25,6 @@ def checked_wait(asked: Any) -> float:
     """
     found = checked_wait_s(asked)
     return DEFAULT_WAIT_S if found is None else found
-
-
-def is_free(listener: Listener) -> bool:
-    """Tell whether CRIU could bind this port now (it reuses addresses)."""
-    family = socket.AF_INET6 if ":" in listener.address else socket.AF_INET
-    kind = socket.SOCK_STREAM if listener.protocol == "tcp" else socket.SOCK_DGRAM
-    with socket.socket(family, kind) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((listener.address, listener.port))
-            if listener.protocol == "tcp":
-                probe.listen(1)
-        except OSError as error:
-            if error.errno in (errno.EADDRINUSE, errno.EACCES):
-                return False
-            raise RestoreRefused(
-                f"The session listened on {listener.address}, which this machine does not have.",
-                "Give the machine that address and restore again.") from error
-    return True
-
-
-def free_port(protocol: str = "tcp") -> int:
-    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def _tcp_table() -> list[tuple[int, int, str]]:
@@ -135,9 +107,12 @@ def choose_ports(
     wanted: dict[int, int],
     movable: Iterable[int],
     on_wait: Callable[[str], None],
+    reservation: Reservation,
     wait_s: float = DEFAULT_WAIT_S,
 ) -> dict[int, int]:
     """Return {saved port: port to use} for every port that has to change.
+
+    All that are chosen are in `reservation` then.
 
     ``wanted`` are moves the caller asks for (a kernel's connection). Ports in
     ``movable`` move at once when they are taken, unless they are wanted; a port
@@ -151,19 +126,21 @@ def choose_ports(
     for listener in sockets.listeners:
         target = moves.get(listener.port, listener.port)
         this = Listener(listener.protocol, listener.address, target)
-        while not is_free(this):
+        while not reservation.take(this):
             waiting = time.monotonic() < deadline and _held_by_system(target)
             if not waiting or listener.port in free_to_move:
                 if listener.port in wanted:
                     raise _port_taken(target)
-                moves[listener.port] = free_port(listener.protocol)
+                moves[listener.port] = reservation.take_any(listener)
                 break
             _wait(on_wait, f"port {target}", deadline)
-    _move_connections(sockets, moves)
+    _move_connections(sockets, moves, reservation)
     return moves
 
 
-def _move_connections(sockets: InetSockets, moves: dict[int, int]) -> None:
+def _move_connections(
+    sockets: InetSockets, moves: dict[int, int], reservation: Reservation
+) -> None:
     """Give connections inside the tree whose ports are still held other ports.
 
     For a minute after the end of the original the system holds the pair. Both
@@ -175,7 +152,8 @@ def _move_connections(sockets: InetSockets, moves: dict[int, int]) -> None:
     for connection in sockets.inner:
         source, target = connection.source[1], connection.target[1]
         if (moves.get(source, source), moves.get(target, target)) in held:
-            moves[target if source in listening else source] = free_port()
+            address, port = connection.target if source in listening else connection.source
+            moves[port] = reservation.take_any(Listener("tcp", address, 0))
 
 
 def _wait(on_wait: Callable[[str], None], what: str, deadline: float) -> None:

@@ -126,7 +126,8 @@ class PressureGuard:
             return BUSY_RETRY_S
         try:
             asked = self._ask(kernel, short)
-            point("pressure.asked")
+            if isinstance(asked, Job):
+                point("pressure.asked")
         except BaseException:
             self._let_go()  # or no kernel of this user would be saved any more
             raise

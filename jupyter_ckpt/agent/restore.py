@@ -32,6 +32,7 @@ from .launch import make_box
 from .ports import checked_wait, choose_ports
 from .preparing import Preparation, Prepared
 from .recordfile import RecordFile
+from .reservation import Reservation
 from .savedfiles import present_states
 from .tools import Tools
 
@@ -79,11 +80,16 @@ class Restore:
         `RestoreFailed` or `RestoreRefused`; then nothing of it runs and every
         file is what it was before.
         """
+        with Reservation() as reserved:
+            return self._run(prepared, recover, asked_by, reserved)
+
+    def _run(self, prepared: Prepared, recover: str | None, asked_by: str | None,
+             reserved: Reservation) -> Kernel:
         exchange.undo(self.folder)  # or it would not be known whose files are there
         # Once more: the kernel that was just stopped may have written since.
         prepared.plan = self._preparation.plan(prepared.manifest, prepared.folder)
         sockets = inet_sockets(prepared.images)
-        moves = self._ports(prepared, sockets)
+        moves = self._ports(prepared, sockets, reserved)
         self.job.enter("restoring")
         if prepared.details["mode"] == "caps":
             self._wait_for_pids(prepared)
@@ -107,6 +113,7 @@ class Restore:
             work.mkdir()
             criu = self.tools.criu(box, prepared.details["mode"], work)
             self._restore_images(criu, box, prepared)
+            reserved.close()  # the tree has them
             point("restore.running")
             if isinstance(box, OpenBox):
                 box.adopt_root(prepared.details["root_pid"])
@@ -157,13 +164,16 @@ class Restore:
     def _tell(self, text: str) -> None:
         self.job.phase = text
 
-    def _ports(self, prepared: Prepared, sockets: InetSockets) -> dict[int, int]:
-        """Choose the ports: {saved: to use}, the kernel's own five included."""
+    def _ports(
+        self, prepared: Prepared, sockets: InetSockets, reserved: Reservation
+    ) -> dict[int, int]:
+        """Choose and reserve the ports: {saved: to use}, the kernel's own five included."""
         saved = prepared.details.get("connection") or {}
         forced = self._preparation.forced_ports(prepared.details)
         kernel_ports = [int(saved[n]) for n in PORT_NAMES if n in saved]
 
-        moves = choose_ports(sockets, forced, kernel_ports, self._tell, self.wait_s)
+        moves = choose_ports(
+            sockets, forced, kernel_ports, self._tell, reserved, self.wait_s)
         internal = {*kernel_ports, *prepared.details.get("internal_ports", ())}
         for old, new in moves.items():
             if old not in internal and any(li.port == old for li in sockets.listeners):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
@@ -139,8 +138,13 @@ class Recover(RestoreInPlace):
         super().__init__(session, plan, base)
         before = {one.id for one in self.place.store.manifests()}
         plan.arm(point="restore.stopped", act="kill", program="kernel_agent")
-        with contextlib.suppress(CheckpointError):
+        said = "it was done"
+        try:
             self._ask_agent()
+        except CheckpointError as error:
+            said = error.message
+        if not plan.fired():
+            raise AssertionError(f"the agent did not die when it had stopped the kernel: {said}")
         plan.disarm()
         self.tokens = {self.later}
         self.safety = {one.id for one in self.place.store.manifests()} - before

@@ -9,6 +9,7 @@ import queue
 import time
 from typing import Any
 
+import zmq
 from jupyter_client import BlockingKernelClient
 
 from jupyter_ckpt.procfs import ProcessId, descendants, stat_fields
@@ -67,6 +68,7 @@ class Talker:
         self._client = BlockingKernelClient(connection_file=connection_file)
         self._client.load_connection_file()
         self._client.start_channels(iopub=False, stdin=False, hb=False, control=False)
+        self._client.shell_channel.socket.sndtimeo = round(ASK_AGAIN_S * 1000)
 
     def ask(self, code: str, expression: str = "None", timeout_s: float = ANSWER_S) -> Any:
         """Run `code` and return the value of `expression`, which must have a plain repr.
@@ -77,8 +79,11 @@ class Talker:
         deadline = time.monotonic() + timeout_s
         sent: set[str] = set()
         while (left := deadline - time.monotonic()) > 0:
-            sent.add(self._client.execute(code, silent=True, store_history=False,
-                                          user_expressions={"asked": expression}))
+            try:
+                sent.add(self._client.execute(code, silent=True, store_history=False,
+                                              user_expressions={"asked": expression}))
+            except zmq.Again as error:
+                raise TimeoutError("nothing can be sent to the kernel") from error
             again = time.monotonic() + min(left, ASK_AGAIN_S)
             while (wait := again - time.monotonic()) > 0:
                 try:
