@@ -421,6 +421,9 @@ static void watch_over_criu(void)
 	while (is_asked()) /* it may have ended without waiting for the last of it */
 		answer();
 	put_back();
+	/* What it leaves when it is killed, such as a child that it tries the system
+	 * with and that sleeps until it is told to end, would be waited for for ever. */
+	kill(-criu, SIGKILL);
 	_exit(WIFSIGNALED(criu_status) ? 128 + WTERMSIG(criu_status) : WEXITSTATUS(criu_status));
 }
 
@@ -444,6 +447,7 @@ static void be_tracer(const char *shim)
 	close(ends[0]);
 	if (criu < 0)
 		return;
+	setpgid(0, 0);
 	snprintf(value, sizeof value, "%d,%d", ends[1], memory);
 	setenv(GUARD_VARIABLE, value, 1);
 	setenv("LD_PRELOAD", shim, 1);

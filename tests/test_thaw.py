@@ -238,29 +238,51 @@ def test_tracer_outlives_criu_and_traces_for_it(tree: Tree) -> None:
     assert oom_scores(tree) == before
 
 
-@pytest.mark.parametrize(("parent", "killed"), [("ckpt-tracer", True), ("ckpt-box", False)])
-def test_criu_that_hangs_is_killed_only_where_another_traces_for_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parent: str, killed: bool
+HANGS = """
+import ctypes, os, signal, sys, time
+libc = ctypes.CDLL(None)
+child = os.fork()
+if child == 0:
+    libc.prctl(1, signal.SIGKILL)  # it ends with this one
+    time.sleep(1000)
+if "traces" in sys.argv:
+    assert libc.ptrace(0x4206, child, None, None) == 0  # PTRACE_SEIZE
+print(child, flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("does", ["traces", "waits"])
+def test_criu_that_hangs_is_killed_only_where_it_traces_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str
 ) -> None:
-    child = ["criu", "-c", "import signal; signal.pause()", str(tmp_path)]
-    starter = (f"import subprocess; one = subprocess.Popen({child}, "
-               f"executable={sys.executable!r}); print(one.pid, flush=True); one.wait()")
-    with subprocess.Popen([parent, "-c", starter], executable=sys.executable, text=True,
-                          stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        criu = ProcessId.of(int(process.stdout.readline()))
-        assert criu is not None
-        monkeypatch.setattr("jupyter_ckpt.engine.holders.STILL_TOLD_AFTER_S", 0.0)
-        monkeypatch.setattr("jupyter_ckpt.engine.holders.GIVEN_UP_AFTER_S", 0.5)
+    monkeypatch.setattr(holders_module, "STILL_TOLD_AFTER_S", 0.0)
+    monkeypatch.setattr(holders_module, "GIVEN_UP_AFTER_S", 0.5)
+    with subprocess.Popen(["criu", "-c", HANGS, str(tmp_path), does], text=True,
+                          executable=sys.executable, stdout=subprocess.PIPE) as criu:
+        assert criu.stdout is not None
+        child = ProcessId.of(int(criu.stdout.readline()))
+        assert child is not None
         told: list[str] = []
         watch, deadline = Watch(str(tmp_path), tell=told.append), time.monotonic() + 2
-        while criu.is_alive() and time.monotonic() < deadline:
+        while criu.poll() is None and time.monotonic() < deadline:
             watch.look()
             time.sleep(0.02)
         assert any("has not moved" in sentence for sentence in told)
-        assert criu.is_alive() is not killed
-        if not killed:
-            os.kill(criu.pid, signal.SIGKILL)
+        assert (criu.poll() is None) is (does == "traces")
+        criu.kill()
+
+
+def test_killed_criu_leaves_no_child_behind(tmp_path: Path) -> None:
+    # As criu's own, with which it tries what the system can do: it sleeps until told.
+    command = 'sleep 1000 >/dev/null & echo $!; kill -9 $$'
+    tracer = subprocess.run(
+        ["ckpt-tracer", "sh", "-c", command], executable=native_path("ckpt-box"), text=True,
+        env={**os.environ, "CKPT_CRIU_SHIM": str(native_path("criushim.so"))},
+        stdout=subprocess.PIPE, timeout=60, check=False)
+    assert tracer.returncode == 128 + signal.SIGKILL
+    child = ProcessId.of(int(tracer.stdout))
+    assert child is None or child.is_ending()
 
 
 def oom_scores(tree: Tree) -> list[str]:

@@ -12,17 +12,25 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
-from ..procfs import ProcessId, all_pids, command_name, stat_fields, status_lines
+from ..procfs import (
+    ProcessId,
+    all_pids,
+    command_name,
+    stat_fields,
+    status_lines,
+    threads_of,
+)
 
 log = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0
 STILL_TOLD_AFTER_S = 5.0
 """A criu that used no processor for so long is told of."""
 GIVEN_UP_AFTER_S = 60.0
-"""And one with a tracer of its own is killed then: that puts the tree back and lets it go."""
-TRACER = "ckpt-tracer"
-PROGRAMS = ("criu", "ckpt-box", "ckpt-notify", TRACER)
+"""And one that traces nobody is killed then. Its own tracer puts the tree back and lets it go."""
+CRIU = "criu"
+PROGRAMS = (CRIU, "ckpt-box", "ckpt-notify", "ckpt-tracer")
 """What takes part in a run; who else names its folder (a `tail` of the log) only looks on."""
 
 Tell = Callable[[str], None]
@@ -57,11 +65,21 @@ def _takes_part(pid: int, command: bytes) -> bool:
     user = status.get("Uid", "").split()[1:2]
     if user not in (["0"], [str(os.geteuid())]):
         return False
+    name = os.path.basename(os.fsdecode(command.split(b"\0")[0]))
+    return _is_criu(command) or name in PROGRAMS or status.get("Name") in PROGRAMS
+
+
+def _is_criu(command: bytes) -> bool:
     words = command.split(b"\0")
-    name = os.path.basename(os.fsdecode(words[0]))
-    # criu may have been given any name: its own command line tells it.
-    is_criu = words[1:2] in ([b"dump"], [b"restore"]) and b"-D" in words[2:]
-    return is_criu or name in PROGRAMS or status.get("Name") in PROGRAMS
+    # It may have been given any name: its own command line tells it.
+    return (os.path.basename(os.fsdecode(words[0])) == CRIU
+            or (words[1:2] in ([b"dump"], [b"restore"]) and b"-D" in words[2:]))
+
+
+def _tracers() -> set[int]:
+    """Return the processes that trace a task of anybody."""
+    found = (status_lines(tid).get("TracerPid") for pid in all_pids() for tid in threads_of(pid))
+    return {int(pid) for pid in found if pid}
 
 
 class Watch:
@@ -101,19 +119,22 @@ class Watch:
             self._told = True
             self._tell(self._sentence(present, now - self._moved_at))
             if now - self._moved_at >= GIVEN_UP_AFTER_S:
-                self._end_traced(present)
+                self._end_idle(present)
         return present
 
     @staticmethod
-    def _end_traced(present: list[ProcessId]) -> None:
-        """Kill criu, if it is not the tracer of the tree itself: then its death harms nobody."""
+    def _end_idle(present: list[ProcessId]) -> None:
+        """Kill what of criu traces nobody, for its death harms nobody then.
+
+        Such are a criu whose tracer is another process, and a child that a killed one left.
+        """
+        tracers = _tracers()
         for process in present:
-            fields = stat_fields(process.pid)
-            tracer = command_name(int(fields[1])) if fields is not None else ""
-            if tracer == TRACER:
-                log.warning("criu (process %d) hangs and is killed; its tracer lets the session "
-                            "go on", process.pid)
-                with suppress(OSError):
+            with suppress(OSError):
+                command = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+                if process.pid not in tracers and _is_criu(command):
+                    log.warning("criu (process %d) hangs and is killed; the session goes on",
+                                process.pid)
                     os.kill(process.pid, signal.SIGKILL)
 
     @staticmethod
