@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from jupyter_ckpt.agent.exchange import JOURNAL
@@ -18,6 +18,7 @@ from .place import Place
 from .session import states_of
 
 SETTLE_S = 8.0
+STOPS_WITHIN_S = 0.5
 T = TypeVar("T")
 
 
@@ -111,15 +112,21 @@ def backups(place: Place) -> set[str]:
 
 
 def let_stopped_go_on(place: Place, *more: int) -> None:
-    """Send SIGCONT to every process of ours that was stopped."""
+    """Send SIGCONT to every process of ours that was stopped.
+
+    A fault is told of just before it strikes: one that is only about to stop is waited for.
+    """
+    settled(lambda: [] if _stopped(place, more) else [place], STOPS_WITHIN_S)
+    for pid in _stopped(place, more):
+        os.kill(pid, signal.SIGCONT)
+
+
+def _stopped(place: Place, more: Sequence[int]) -> list[int]:
     pids = {*our_pids(place), *more}
     for record in living(place):
         if record.init is not None:
             pids.update(descendants(record.init.pid))
-    for pid in pids:
-        fields = stat_fields(pid)
-        if fields is not None and fields[0] == "T":
-            os.kill(pid, signal.SIGCONT)
+    return [pid for pid in pids if (fields := stat_fields(pid)) is not None and fields[0] == "T"]
 
 
 def end_everything(place: Place) -> None:
