@@ -150,7 +150,8 @@ def test_restore_in_place_keeps_kernel_session_ports_and_websocket(
     if saved["mode"] != "none":
         assert channel.run("print(x)") in ("5", "NameError: name 'x' is not defined")
     assert events.phases("restore", "succeeded")[0] == "started"
-    assert server.ok("GET", f"/api/kernels/{kernel_id}")["execution_state"] == "idle"
+    wait_until(lambda: server.ok("GET", f"/api/kernels/{kernel_id}")["execution_state"] == "idle",
+               20, "the server has heard that it is idle, too")
 
 
 def test_restore_in_place_brings_values_back_and_restarts_still_work(
