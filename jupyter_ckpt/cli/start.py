@@ -14,6 +14,7 @@ import click
 from ..errors import LaunchFailed, NotFound, UsageError
 from .call import Call, verb
 from .interrupts import still_goes_on
+from .kernel_ports import kernel_ports
 from .units import talk_to
 
 if TYPE_CHECKING:
@@ -78,9 +79,10 @@ def _launch(call: Call, name: str, notebook: Path | None) -> Record:
     folder = call.locations.connection_dir
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = str(folder / f"kernel-{kernel_id}.json")
+    ports: dict[str, Any] = {**kernel_ports(_IP)}
     try:
         write_connection_file(path, ip=_IP, transport="tcp", kernel_name=name,
-                              key=str(uuid.uuid4()).encode())
+                              key=str(uuid.uuid4()).encode(), **ports)
         manager.connection_file = path
         document = None if notebook is None else str(notebook.absolute())
         spec = manager.kernel_spec
