@@ -49,6 +49,8 @@ MAX_WAIT_S = 3600
 
 SOCKET_NAME = "agent.sock"
 KERNEL_SOCKET_NAME = "kernel.sock"
+PORT_NAMES = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
+"""A kernel's ports, as its connection file names them."""
 BOX_RUNTIME_DIR = "/dev/shm/.jupyter_ckpt"
 """Where a box shows the kernel's runtime folder: the same in every box."""
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from jupyter_ckpt.cli import kernel_ports as module
-from jupyter_ckpt.cli.kernel_ports import CHANNELS, kernel_ports
+from jupyter_ckpt.cli.kernel_ports import kernel_ports
+from jupyter_ckpt.protocol import PORT_NAMES
 
 
 def given_from() -> int:
@@ -19,8 +20,8 @@ def test_ports_are_free_and_not_those_that_the_system_gives_away() -> None:
     if given_from() < 20_000:
         pytest.skip("this system gives nearly all ports away")
     found = kernel_ports("127.0.0.1")
-    assert tuple(found) == CHANNELS
-    assert len(set(found.values())) == len(CHANNELS)
+    assert tuple(found) == PORT_NAMES
+    assert len(set(found.values())) == len(PORT_NAMES)
     for port in found.values():
         assert 1024 < port < given_from()
         with socket.socket() as kernel:

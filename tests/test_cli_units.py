@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -58,4 +59,5 @@ def test_below_follows_links_and_knows_siblings(tmp_path) -> None:
     (tmp_path / "root" / "out").symlink_to(tmp_path / "elsewhere")
     assert is_below(str(tmp_path / "root" / "out" / "n.ipynb"), str(tmp_path / "root"))
     assert is_below(str(tmp_path / "link" / "out" / "n.ipynb"), str(tmp_path / "link"))
-    assert not is_below(f"{tmp_path}/root/out/../n.ipynb", str(tmp_path / "root"))
+    through = os.path.join(tmp_path, "root", "out", "..", "n.ipynb")  # a Path would shorten it
+    assert not is_below(through, str(tmp_path / "root"))

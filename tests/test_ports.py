@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -89,6 +91,26 @@ def test_copies_restored_at_once_get_ports_of_their_own(reserved: Reservation) -
     reserved.close()
     with Reservation() as of_a_third:
         assert choose_ports(both, {}, [], print, of_a_third) == {}
+
+
+HOLD = """
+import sys, time
+from jupyter_ckpt.agent.reservation import Reservation
+from jupyter_ckpt.engine.sockets import Listener
+reserved = Reservation()
+print(reserved.take(Listener("tcp", "127.0.0.1", int(sys.argv[1]))), flush=True)
+time.sleep(600)
+"""
+
+
+def test_ports_of_an_agent_that_is_killed_are_free_again(reserved: Reservation) -> None:
+    port = free_port()
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(port)], text=True,
+                          stdout=subprocess.PIPE) as agent:
+        assert agent.stdout is not None and agent.stdout.readline() == "True\n"
+        assert not reserved.take(listener(port))
+        agent.kill()
+    assert reserved.take(listener(port))
 
 
 def test_port_the_caller_insists_on_is_refused_when_taken(reserved: Reservation) -> None:

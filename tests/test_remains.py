@@ -110,8 +110,8 @@ def test_words_of_a_box_make_none(folder: Path, tmp_path: Path) -> None:
 
 
 def test_restore_that_a_dead_agent_had_begun_is_ended_and_a_dump_is_not(folder: Path) -> None:
-    restore = Called("criu", f"/store/work/1-2{restore_mark(folder.name)}x/images")
-    dump = Called("criu", f"/store/work/1-2-{folder.name}-criu-x/images")
+    restore = Called("criu", f"{folder}/1-2{restore_mark(folder.name)}x/images")
+    dump = Called("criu", f"{folder}/1-2-{folder.name}-criu-x/images")
     try:
         end_remains(folder)
         assert restore.process.wait(10) == -signal.SIGKILL

@@ -15,12 +15,10 @@ from typing import Any
 from ..box import ROOT_PID, Box, NamespaceBox, OpenBox
 from ..errors import KernelNotFound, LaunchFailed, NotOurKernel
 from ..procfs import ProcessId, command_name, descendants, rss_bytes, stat_fields
-from ..protocol import Job
+from ..protocol import PORT_NAMES, Job
 from ..record import Record
 from .activity import Mark
 from .kernel_link import START_DEADLINE_S, KernelLink
-
-PORT_NAMES = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 
 
 @dataclass

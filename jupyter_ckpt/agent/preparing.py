@@ -10,10 +10,10 @@ from ..errors import ModeUnavailable, RestoreRefused
 from ..manifest import Manifest
 from ..plan import Schedule
 from ..procfs import descendants
-from ..protocol import Job
+from ..protocol import PORT_NAMES, Job
 from ..store import Store
 from . import saved
-from .kernel import PORT_NAMES, Kernel
+from .kernel import Kernel
 from .preflight import Preflight
 from .savedfiles import FilePlan, plan_files
 from .tools import Tools

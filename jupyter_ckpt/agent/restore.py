@@ -22,12 +22,12 @@ from ..errors import CheckpointError, RestoreFailed, RestoreRefused
 from ..faults import point
 from ..manifest import Manifest, utc_now
 from ..procfs import ProcessId, command_name
-from ..protocol import Job
+from ..protocol import PORT_NAMES, Job
 from ..record import Record, next_epoch, write_private
 from ..store import Store
 from . import exchange
 from .frozen import refill_shared_memory
-from .kernel import PORT_NAMES, Kernel, identify
+from .kernel import Kernel, identify
 from .launch import make_box
 from .ports import checked_wait, choose_ports
 from .preparing import Preparation, Prepared

@@ -7,7 +7,8 @@ import socket
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-CHANNELS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
+from ..protocol import PORT_NAMES
+
 _RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _LOWEST = 15_000
 _ATTEMPTS = 100
@@ -29,6 +30,6 @@ def kernel_ports(ip: str) -> dict[str, int]:
             with suppress(OSError):
                 probe.bind((ip, port))
                 found.append(port)
-            if len(found) == len(CHANNELS):
+            if len(found) == len(PORT_NAMES):
                 break
-    return dict(zip(CHANNELS, [*found, *[0] * len(CHANNELS)]))
+    return dict(zip(PORT_NAMES, [*found, *[0] * len(PORT_NAMES)]))
