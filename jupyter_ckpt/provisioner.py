@@ -16,12 +16,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jupyter_client.connect import KernelConnectionInfo, port_names
+from jupyter_client.connect import KernelConnectionInfo, LocalPortCache, port_names
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import Bool
 
 from .box.hangup import reset_on_end
 from .errors import CheckpointError, LaunchFailed, NotPossibleHere
+from .kernel_ports import kernel_ports
 from .manifest import utc_now
 from .procfs import ProcessId, descendants
 from .record import Record
@@ -69,6 +70,7 @@ class CheckpointProvisioner(LocalProvisioner):
         if isinstance(launch_args, dict):
             launch_args.pop("attach", None)
         if self._attach is None:
+            self._choose_ports(manager)
             return await super().pre_launch(**kwargs)
         kwargs.pop("extra_arguments", None)
         connect_to(manager, self._attach)
@@ -76,6 +78,23 @@ class CheckpointProvisioner(LocalProvisioner):
         # The grandparent's: it only finishes the environment. The parent's
         # would choose new ports.
         return await super(LocalProvisioner, self).pre_launch(cmd=[], **kwargs)
+
+    def _choose_ports(self, manager: Any) -> None:
+        """Give a new kernel ports that the system hands to nobody until it has bound them.
+
+        Where there are none, the parent chooses, as for any local kernel.
+        """
+        if not getattr(manager, "cache_ports", False) or self.ports_cached:
+            return
+        cache = LocalPortCache.instance()
+        found = kernel_ports(manager.ip, cache.currently_used_ports)
+        if not all(found.values()):
+            return
+        for name, port in found.items():
+            setattr(manager, name, port)
+        # Whoever starts several kernels at once; `cleanup` gives them back.
+        cache.currently_used_ports.update(found.values())
+        self.ports_cached = True
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Start the kernel in a box, or attach to one.

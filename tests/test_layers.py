@@ -14,6 +14,7 @@ LAYERS: dict[str, int] = {
     # L0: types; the standard library only
     "errors": 0, "procfs": 0, "protocol": 0, "manifest": 0, "plan": 0, "sizes": 0, "record": 0,
     "native_build": 0, "faults": 0, "shapes": 0, "private": 0,
+    "kernel_ports": 0,
     # L1: parts that do not know each other
     "store": 1, "engine": 1, "box": 1,
     # L2: joins them for one kernel

@@ -147,6 +147,24 @@ said["box_alive"] = init.is_alive()
     assert nothing_left(real_home)
 
 
+def test_new_kernel_gets_ports_that_the_system_gives_to_nobody(real_home: Home) -> None:
+    given_from = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    if given_from < 20_000:
+        pytest.skip("this system gives nearly all ports away")
+    said = run_program(real_home, """
+from jupyter_client.connect import LocalPortCache
+said["ports"] = manager.ports
+said["noted"] = sorted(LocalPortCache.instance().currently_used_ports)
+client.stop_channels()
+manager.shutdown_kernel()
+said["left"] = sorted(LocalPortCache.instance().currently_used_ports)
+""")
+    ports = said["ports"]
+    assert isinstance(ports, list)
+    assert all(1024 < port < given_from for port in ports)
+    assert (said["noted"], said["left"]) == (sorted(ports), [])
+
+
 def test_headless_kernel_is_interrupted_restarted_and_killed(real_home: Home) -> None:
     said = run_program(real_home, """
 ask(client, "x = 1")

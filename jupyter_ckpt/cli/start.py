@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import LaunchFailed, NotFound, UsageError
+from ..kernel_ports import kernel_ports
 from .call import Call, verb
 from .interrupts import still_goes_on
-from .kernel_ports import kernel_ports
 from .units import talk_to
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Ports of kernels started without a server: nobody else is given them meanwhile."""
+"""Ports of new kernels: nobody else is given them meanwhile."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jupyter_ckpt.cli import kernel_ports as module
-from jupyter_ckpt.cli.kernel_ports import kernel_ports
+from jupyter_ckpt import kernel_ports as module
+from jupyter_ckpt.kernel_ports import kernel_ports
 from jupyter_ckpt.protocol import PORT_NAMES
 
 
@@ -34,6 +34,12 @@ def test_taken_ports_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
         picked = [taken, *kernel_ports("127.0.0.1").values()]
         monkeypatch.setattr(module.random, "sample", lambda *_: picked)
         assert list(kernel_ports("127.0.0.1").values()) == picked[1:]
+
+
+def test_ports_of_other_kernels_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    picked = [*kernel_ports("127.0.0.1").values(), *kernel_ports("127.0.0.1").values()]
+    monkeypatch.setattr(module.random, "sample", lambda *_: picked)
+    assert list(kernel_ports("127.0.0.1", picked[:5]).values()) == picked[5:]
 
 
 @pytest.mark.parametrize("told", ["1024 65535", "no numbers", None])
