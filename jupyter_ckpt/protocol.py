@@ -55,6 +55,8 @@ BOX_RUNTIME_DIR = "/dev/shm/.jupyter_ckpt"
 """Where a box shows the kernel's runtime folder: the same in every box."""
 
 TRIGGERS = ("manual", "magic", "interval", "cell", "shutdown", "cull", "api")
+DISK_STATES = ("preparing", "storing", "verifying")
+"""Stages of a job that read and write the store, and may be given up."""
 STATES = ("queued", "launching", "quiescing", "dumping", "storing",
           "verifying", "preparing", "restoring", "done", "failed")
 FINAL_STATES = ("done", "failed")
@@ -121,18 +123,37 @@ class Job:
     warnings: list[str] = field(default_factory=list)
     asker: str = ""
     """What its caller calls itself; whoever asked tells of it, others listen."""
+    irrevocable: bool = False
+    """Whether a kernel was stopped for it: it is carried on with, however long that takes."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def enter(self, state: str) -> None:
         """Begin a stage; `state` is one of `STATES`. It is logged with its time.
 
-        Raises `Cancelled` when the job was taken back meanwhile.
+        Raises `Cancelled` when the job was taken back or given up meanwhile.
         """
         with self._lock:
-            if self.finished and isinstance(self.error, Cancelled):
-                raise Cancelled(self.error.message)
+            self._check_wanted()
             self.state, self.phase = state, ""
+            if state not in FINAL_STATES:
+                self.done_bytes = self.total_bytes = 0
         log.info("%s %s: %s", self.kind, self.id, state)
+
+    def advance(self, done_bytes: int) -> None:
+        """Count bytes that were read or written; raises like `enter`."""
+        with self._lock:
+            self._check_wanted()
+            self.done_bytes += done_bytes
+
+    def pass_point_of_no_return(self) -> None:
+        """Let nobody give the job up any more; raises like `enter`."""
+        with self._lock:
+            self._check_wanted()
+            self.irrevocable = True
+
+    def _check_wanted(self) -> None:
+        if self.state == "failed" and self.error is not None:
+            raise Cancelled(self.error.message, self.error.hint)
 
     def cancel(self) -> bool:
         """Take the job back if nothing was done for it yet; tell whether that could be.
@@ -144,6 +165,19 @@ class Job:
             if self.state not in early:
                 return False
             self.error = Cancelled("The request was cancelled before it began.")
+            self.state, self.phase = "failed", ""
+            return True
+
+    def give_up(self, error: CheckpointError) -> bool:
+        """End a job that hangs in a disk with `error`; tell whether that could be.
+
+        What carries it out ends by itself should its disk come back: `enter` and
+        `advance` raise. One that is irrevocable is not given up.
+        """
+        with self._lock:
+            if self.irrevocable or self.state not in DISK_STATES:
+                return False
+            self.error = error
             self.state, self.phase = "failed", ""
             return True
 

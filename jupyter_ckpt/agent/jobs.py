@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import CheckpointError, DumpFailed, JobNotFound, RestoreFailed, UsageError
 from ..protocol import Job
 from . import heap
+from .stalls import StallWatch, refusal
 
 log = logging.getLogger(__name__)
 KEPT_JOBS = 20
@@ -30,14 +31,18 @@ class JobTable:
     The same id always names the same job, so a request may be repeated until
     it is answered. An act's `CheckpointError` is the job's error; any other
     exception becomes a `DumpFailed` (for restores a `RestoreFailed`) that names
-    it, and never ends the agent.
+    it, and never ends the agent. An act that hangs in a disk is given up in the
+    end; until the disk lets go of it, whatever else is asked for fails at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stalls: StallWatch | None = None) -> None:
         self._jobs: dict[tuple[str, str], Job] = {}
         self._queue: queue.SimpleQueue[tuple[Job, Act]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._busy = 0
+        self._stalls = stalls or StallWatch()
+        self._hangs: CheckpointError | None = None
+        """Why the act that runs was given up; None: it was not."""
         self.on_change: Callable[[], None] = lambda: None
         """Called when a job was asked for, began or ended."""
         self.turn = threading.Lock()
@@ -58,6 +63,9 @@ class JobTable:
             if known is not None:
                 return known
             job = self._jobs[kind, request_id] = Job(request_id, kind, asker=asker)
+            if self._hangs is not None:
+                job.fail(refusal(kind, self._hangs))
+                return job
             if self._busy:
                 job.phase = "waiting for another request to end"
             self._busy += 1
@@ -100,6 +108,15 @@ class JobTable:
                 return
         self.turn.release()
 
+    def _give_up(self, error: CheckpointError) -> None:
+        """Let all that waits for an act that was given up fail, and all that will."""
+        with self._lock:
+            self._hangs = error
+            for job in self._jobs.values():
+                if job.state == "queued":
+                    job.fail(refusal(job.kind, error))
+        self.on_change()
+
     def _run(self) -> None:
         while True:
             self._run_next()
@@ -108,12 +125,13 @@ class JobTable:
     def _run_next(self) -> None:
         job, act = self._queue.get()
         try:
-            with self.turn:
+            with self.turn, self._stalls.over(job, self._give_up):
                 self._run_one(job, act)
             self.on_change()
         finally:
             with self._lock:
                 self._busy -= 1
+                self._hangs = None
 
     def _run_one(self, job: Job, act: Act) -> None:
         if job.finished:

@@ -69,11 +69,7 @@ class Preparation:
         folder = work / "restore"
         folder.mkdir()
         self.job.total_bytes = manifest.memory_bytes
-
-        def progress(done: int) -> None:
-            self.job.done_bytes += done
-
-        store.materialise(manifest, folder, progress)
+        store.materialise(manifest, folder, self.job.advance)
         return Prepared(manifest, details, folder, preflight.plan, schedule, warnings)
 
     def _preflight(

@@ -29,7 +29,8 @@ def read_back(
         manifest = make()
         job.enter("verifying")
         try:
-            store.check(manifest)
+            job.total_bytes = manifest.memory_bytes
+            store.check(manifest, job.advance)
         except IntegrityError as error:
             kernel.distrust()
             if last_try:

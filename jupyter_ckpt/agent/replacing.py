@@ -54,6 +54,7 @@ def recover(agent: Agent, job: Job) -> dict[str, Any]:
     """Restore what an agent that died had stopped in order to replace it. Runs as a job."""
     record, agent.unfinished = agent.unfinished, None
     assert record is not None
+    job.pass_point_of_no_return()  # long ago
     request = inheriting({"checkpoint": record.recover, "store": record.recover_store,
                           "files": "put-back"}, record)
     try:
@@ -156,6 +157,7 @@ class Replacement:
 
     def _make_way(self, old: Kernel, safety: Manifest) -> None:
         """Stop the kernel that is to be replaced, and note what to bring back."""
+        self._job.pass_point_of_no_return()
         # The point of no return for the old process: all that could be refused
         # was, and its state is stored and was read back. Should we die from here
         # on, the next agent brings that state back.

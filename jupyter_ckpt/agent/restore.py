@@ -85,12 +85,12 @@ class Restore:
 
     def _run(self, prepared: Prepared, recover: str | None, asked_by: str | None,
              reserved: Reservation) -> Kernel:
+        self.job.enter("restoring")  # not given up any more, however long it waits for ports
         exchange.undo(self.folder)  # or it would not be known whose files are there
         # Once more: the kernel that was just stopped may have written since.
         prepared.plan = self._preparation.plan(prepared.manifest, prepared.folder)
         sockets = inet_sockets(prepared.images)
         moves = self._ports(prepared, sockets, reserved)
-        self.job.enter("restoring")
         if prepared.details["mode"] == "caps":
             self._wait_for_pids(prepared)
         self._recreate_folders(prepared)

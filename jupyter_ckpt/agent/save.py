@@ -248,9 +248,6 @@ class Save:
         copies = {**self.frozen.copies, **self.shared}
         self.job.total_bytes = sum(sizes.values()) + sum(p.stat().st_size for p in copies.values())
 
-        def progress(done: int) -> None:
-            self.job.done_bytes += done
-
         details = self._details(images, folders)
         prove = self.kernel.prove_next
         if prove:
@@ -258,7 +255,7 @@ class Save:
         with store.transaction(self.job.id, prove_reused=prove) as tx:
             for path in sorted(sizes):
                 extents = [Extent(*run) for run in runs[path.name]] if path.name in runs else None
-                tx.add_file(f"images/{path.name}", path, extents, progress)
+                tx.add_file(f"images/{path.name}", path, extents, self.job.advance)
                 # Gone before the store is synced: else the disk would have to
                 # take in all of the session's memory first.
                 path.unlink()
@@ -267,12 +264,13 @@ class Save:
             for name, path in copies.items():
                 if name in hashed:
                     hashes[name] = digest(path)
-                tx.add_file(name, path, None, progress)
+                tx.add_file(name, path, None, self.job.advance)
                 path.unlink()
             skip = (self.kernel.box.inner_runtime, str(self.kernel.folder), "/dev/shm")
             tx.add_bytes("libraries.json", json.dumps(inventory(self.found, skip)).encode())
             tx.add_bytes("restore.json", json.dumps(details).encode())
             self._add_document(tx, manifest)
+            self.job.advance(0)  # nobody is told of a failure and then finds a checkpoint
             manifest.duration_s = round(time.monotonic() - began, 6)
             manifest = tx.commit(manifest)
         if prove:

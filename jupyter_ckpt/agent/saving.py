@@ -96,7 +96,8 @@ def _saved_already(
         manifest = store.resolve(kernel.record.parent)
         if not _is_its_own(manifest, kernel, request):
             return None
-        store.check(manifest)
+        job.total_bytes = manifest.memory_bytes
+        store.check(manifest, job.advance)
     except CheckpointError as error:
         log.warning("the last checkpoint will not do: %s", error.message)
         if isinstance(error, IntegrityError):
