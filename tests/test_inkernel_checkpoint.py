@@ -261,19 +261,14 @@ def test_quiesce_flushes_buffered_output(kernel: InjectedKernel) -> None:
     kernel.finish(cell)
 
 
-def test_quiesce_tells_status_and_the_largest_variables(kernel: InjectedKernel) -> None:
-    kernel.run("big = bytearray(5_000_000)\nsmall = 1\nimport math\ndef f(): pass\n"
-               "floats = [float(i) for i in range(100_000)]\n"
-               "class Bad:\n    def __sizeof__(self): raise OSError\nbad = Bad()")
+def test_quiesce_tells_status_and_leaves_what_the_user_made_alone(
+        kernel: InjectedKernel) -> None:
+    kernel.run("class Lazy:\n"
+               "    def __getattribute__(self, name): raise RuntimeError(name)\n"
+               "settings = Lazy()")
     answer = kernel.op("quiesce", request_id="request-1")
+    assert (answer["ok"], answer["warnings"]) == (True, [])
     assert answer["status"]["execution_count"] == 1
-    found = {v["name"]: v for v in answer["variables"]}
-    assert list(found)[:2] == ["big", "floats"]
-    assert found["big"]["type"] == "bytearray"
-    assert found["floats"]["size_bytes"] > 2_000_000
-    assert "small" in found
-    assert found["bad"]["size_bytes"] == 0
-    assert not {"math", "f", "In", "Out", "Bad"} & set(found)
 
 
 def test_package_functions_reach_the_kernels_own(kernel: InjectedKernel) -> None:

@@ -183,7 +183,6 @@ class Save:
             return
         self.warnings += answer.get("warnings", ())
         self.status = answer.get("status") or {}
-        self.status["variables"] = answer.get("variables", [])
         self.internal_ports = answer.get("internal_ports", [])
 
     def _note_not_quiet(self, error: Any) -> None:

@@ -20,7 +20,6 @@ from .mainthread import MainThread, in_thread
 from .schedule import CellCount, FailureNews
 from .signature import Signature
 from .silence import Deadline, Silence
-from .variables import largest_variables
 from .waiter import Waiter
 
 DEADLINE_S = 10.0
@@ -160,7 +159,6 @@ class Session:
         if self.journal.problem:
             warnings.append(f"Cell outputs are not followed: {self.journal.problem}.")
         return {"ok": True, "warnings": warnings, "status": self.journal.status(),
-                "variables": largest_variables(self._shell),
                 "internal_ports": self.identity.internal_ports()}
 
     def _resume(self, op: dict[str, Any]) -> dict[str, Any]:
