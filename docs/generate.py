@@ -210,7 +210,9 @@ _ANSWERS = {
     "POST kernels/<kernel_id>/checkpoints": "202: a job.",
     "GET kernels/<kernel_id>/running":
         "200: `{busy, running, recent}`. `running` is null or `{msg_id, cell_id, session, "
-        "execution_count, code, outputs}`; `recent` lists the last cells with their outputs. "
+        "execution_count, code, outputs, partial, forgotten, display_ids, message_ids}`; `recent` "
+        "lists the last cells likewise. Long outputs are not kept whole: `partial` are the indices "
+        "of those in `outputs`, `forgotten` is how many came before them. "
         "All are null or empty for kernels of other languages than Python.",
     "GET kernels/<kernel_id>/schedule":
         "200: `{kernel_id, every_s, cells, keep, keep_hourly, keep_daily, next_due_s, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
 
@@ -67,6 +68,7 @@ def test_huge_output_is_noted_not_kept(kernel: InjectedKernel) -> None:
                             "display({'text/plain': 'x' * 3_000_000}, raw=True)\nprint('end')")
     assert "not kept here" in found[0]["data"]["text/plain"]
     assert found[1]["text"] == "end\n"
+    assert kernel.op("running")["recent"][-1]["partial"] == [0]
 
 
 def test_silent_requests_are_no_cells(kernel: InjectedKernel) -> None:
@@ -121,6 +123,37 @@ def test_threads_and_tasks_of_the_user_are_told(
     assert kernel.op("status")["background"]
     kernel.finish(kernel.start(end))
     until(lambda: not kernel.op("status")["background"], "it has ended")
+
+
+def test_kernels_whose_handlers_are_no_coroutines_run_their_cells() -> None:
+    """ipykernel 5: handlers give futures, and coroutines would not be awaited."""
+    journal, given = Journal(SimpleNamespace(execution_count=1)), []
+
+    def execute_request(stream: Any, ident: Any, parent: Any) -> Future[None]:
+        given.append(Future[None]())
+        return given[-1]
+
+    kernel = SimpleNamespace(shell_handlers={"execute_request": execute_request})
+    journal.watch_requests(kernel)
+    parent = {"header": {"msg_id": "a"}, "content": {"code": "1"}}
+    answer = kernel.shell_handlers["execute_request"](None, None, parent)
+    assert answer is given[0]
+    assert journal.status()["busy"] is True
+    answer.set_result(None)
+    assert (journal.status()["busy"], journal.status()["cells_run"]) == (False, 1)
+
+
+def test_request_that_such_a_kernel_refuses_is_over() -> None:
+    journal = Journal(SimpleNamespace(execution_count=1))
+
+    def execute_request(stream: Any, ident: Any, parent: Any) -> None:
+        raise ValueError("malformed")
+
+    kernel = SimpleNamespace(shell_handlers={"execute_request": execute_request})
+    journal.watch_requests(kernel)
+    with pytest.raises(ValueError, match="malformed"):
+        kernel.shell_handlers["execute_request"](None, None, {"header": {"msg_id": "a"}})
+    assert journal.status()["busy"] is False
 
 
 def test_journal_that_watches_no_requests_says_that_it_does_not_know() -> None:

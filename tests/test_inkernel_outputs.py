@@ -35,6 +35,39 @@ def test_outputs_have_no_transient_part() -> None:
         {"output_type": "display_data", "data": {"text/plain": "x"}, "metadata": {}}]
 
 
+def test_what_updates_call_an_output_is_told_beside_it() -> None:
+    outputs = Outputs()
+    show(outputs, "x")
+    show(outputs, "y", "id")
+    assert outputs.told()["display_ids"] == {"1": "id"}
+
+
+def test_what_is_not_whole_is_told() -> None:
+    outputs = Outputs(limit_bytes=1000)
+    show(outputs, "d" * 500, "id")
+    stream(outputs, "s" * 100)
+    assert outputs.told()["partial"] == []
+    show(outputs, "e" * 500)
+    assert outputs.told()["partial"] == [0]
+    outputs.update({"data": {"text/plain": "new"}, "transient": {"display_id": "id"}}, 3)
+    outputs.add_unkept(5_000_000)
+    assert outputs.told()["partial"] == [3]
+    outputs.clear(wait=False)
+    stream(outputs, "line\n" * 250)
+    assert outputs.told()["partial"] == [0]
+
+
+def test_how_many_outputs_are_forgotten_is_told() -> None:
+    outputs = Outputs()
+    for number in range(KEPT_OUTPUTS + 1):
+        show(outputs, str(number))
+    told = outputs.told()
+    assert told["outputs"][0]["data"]["text/plain"] == str(told["forgotten"])
+    assert told["forgotten"] > 0
+    outputs.clear(wait=False)
+    assert outputs.told()["forgotten"] == 0
+
+
 def test_clear_now_and_clear_when_the_next_comes() -> None:
     outputs = Outputs()
     show(outputs, "a")

@@ -7,6 +7,7 @@ forked children, threads and libraries with a publisher of their own.
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 from collections import OrderedDict, deque
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .background import has_background
-from .outputs import LIMIT_BYTES, Outputs, placeholder
+from .outputs import LIMIT_BYTES, Outputs
 
 KEPT_REQUESTS = 16
 KEPT_MESSAGE_IDS = 500
@@ -67,16 +68,28 @@ class Journal:
         """Put ourselves around the kernel's execute_request handler."""
         handle = kernel.shell_handlers["execute_request"]
 
-        async def execute_request(stream: Any, ident: Any, parent: Any) -> None:
+        async def execute_request(stream: Any, ident: Any, parent: Any) -> Any:
             request = self._begin(parent)
             try:
-                result = handle(stream, ident, parent)
-                if hasattr(result, "__await__"):
-                    await result
+                return await handle(stream, ident, parent)
             finally:
                 self._end(request)
 
-        kernel.shell_handlers["execute_request"] = execute_request
+        def legacy_request(stream: Any, ident: Any, parent: Any) -> Any:
+            # ipykernel 5 has no coroutine functions, and would not await one.
+            request = self._begin(parent)
+            result: Any = None
+            try:
+                result = handle(stream, ident, parent)
+            finally:
+                if hasattr(result, "add_done_callback"):
+                    result.add_done_callback(lambda _: self._end(request))
+                else:
+                    self._end(request)
+            return result
+
+        kernel.shell_handlers["execute_request"] = (
+            execute_request if inspect.iscoroutinefunction(handle) else legacy_request)
         self._watches_requests = True
 
     def watch_callbacks(self, kernel: Any) -> None:
@@ -167,7 +180,7 @@ class Journal:
 
     def _add(self, request: Request, kind: str, content: bytes, unpack: Any) -> None:
         if len(content) > LIMIT_BYTES and kind != "stream":
-            request.outputs.add("display_data", placeholder(len(content)), 100)
+            request.outputs.add_unkept(len(content))
         else:
             request.outputs.add(kind, unpack(content), len(content))
 
@@ -201,13 +214,13 @@ class Journal:
             running = self._running()
             if running is not None and answer["running"] is not None:
                 # The ids tell a listener which of the messages it has got are in the outputs.
-                answer["running"] = {**running.to_dict(), "outputs": running.outputs.snapshot(),
+                answer["running"] = {**running.to_dict(), **running.outputs.told(),
                                      "message_ids": list(running.message_ids)}
                 answer["outputs"] = answer["running"]["outputs"]
             else:
                 answer["outputs"] = []
             answer["recent"] = [
-                {**r.to_dict(), "outputs": r.outputs.snapshot(), "finished": True}
+                {**r.to_dict(), **r.outputs.told(), "finished": True}
                 for r in self._requests.values() if r.finished]
         return answer
 

@@ -147,7 +147,10 @@ def _display(thing: Any) -> None:
 
 
 def _cell(shell: Any) -> Any:
-    return (shell.kernel.get_parent("shell").get("header") or {}).get("msg_id")
+    kernel = shell.kernel
+    # ipykernel 5 has one parent for all channels.
+    parent = kernel.get_parent("shell") if hasattr(kernel, "get_parent") else kernel._parent_header
+    return (parent.get("header") or {}).get("msg_id")
 
 
 HELP = """Save this whole session, as it is now, to be restored later.

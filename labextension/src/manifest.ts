@@ -84,6 +84,12 @@ export interface IExecution {
   cell_id: string | null;
   execution_count: number | null;
   outputs: nbformat.IOutput[];
+  /** Which of `outputs` the journal could not keep whole, by index. */
+  partial?: number[];
+  /** How many outputs came before `outputs` and are not kept at all. */
+  forgotten?: number;
+  /** What later updates call an output, by its index in `outputs`. */
+  display_ids?: Record<string, string>;
   /** Ids of the latest messages already contained in `outputs`. */
   message_ids?: string[];
 }

@@ -361,6 +361,33 @@ def test_reload_in_mid_cell_keeps_streaming(open_notebook: OpenNotebook) -> None
     assert page.run(2) == "1"
 
 
+def test_reload_in_mid_cell_keeps_what_the_journal_is_too_small_for(
+    open_notebook: OpenNotebook
+) -> None:
+    large = "display({'text/plain': 'large' + 'x' * 1_200_000}, raw=True)\n"
+    page = open_notebook("large.ipynb", large + LONG)
+    page.start(0)
+    page.wait_text(0, "tick 3\n")
+    page.command("docmanager:save")
+    page.open("large.ipynb")
+    page.wait_cell(0, "c.prompt === '[1]:' && c.state === 'idle'")
+    assert page.cell(0)["text"] == "large" + "x" * 1_200_000 + ALL_TICKS
+
+
+def test_reload_in_mid_cell_goes_on_updating_displays(open_notebook: OpenNotebook) -> None:
+    page = open_notebook("updates.ipynb", f"""import time
+shown = display('step 0', display_id=True)
+for i in range({TICKS}):
+    shown.update(f'step {{i}}')
+    time.sleep(0.3)""")
+    page.start(0)
+    page.wait_text(0, "step 3")
+    page.command("docmanager:save")
+    page.open("updates.ipynb")
+    page.wait_cell(0, "c.prompt === '[1]:' && c.state === 'idle'")
+    assert page.cell(0)["text"] == f"'step {TICKS - 1}'"
+
+
 def test_cells_that_ended_while_nobody_looked_are_filled_in(open_notebook: OpenNotebook) -> None:
     page = open_notebook("away.ipynb", LONG, "print('second')")
     page.start(0)

@@ -87,7 +87,10 @@ export class AdoptedFuture implements ExecuteFuture {
   offer(message: KernelMessage.IMessage): void {
     const parent = message.parent_header as Partial<KernelMessage.IHeader>;
     if (parent?.msg_id === this._execution.msg_id) {
-      this._chain = this._chain.then(() => this._handle(message));
+      this._chain = this._chain
+        .then(() => this._handle(message))
+        // Or one output that cannot be shown would keep all later ones away, and the end.
+        .catch(reason => window.reportError(reason));
     }
   }
 

@@ -94,12 +94,12 @@ export class Reconciler {
     }
     const present = this._waiting().find(waiting => waiting.cell === cell)?.future;
     if (present?.msg.header.msg_id === execution.msg_id) {
-      replay(cell, execution.outputs, present);
+      replay(cell, execution, present, false);
     } else if (!present || wasRestored) {
       const future = new AdoptedFuture(kernel, execution);
       future.registerMessageHook(hold.hook);
       cell.outputArea.reattachFuture(future);
-      replay(cell, execution.outputs, future);
+      replay(cell, execution, future, true);
       this._awaitEnd(cell, future, execution.msg_id);
       hold.handOver(future);
     }
