@@ -62,6 +62,8 @@
 #define NOTIFY_SILENCE_MS (10 * 1000)
 #define CONTINUE_AFTER_MS 100
 #define EMPTY_DEADLINE_S (5 * 60)
+#define ORPHAN_TRIES 200
+#define ORPHAN_PAUSE_US (10 * 1000)
 
 static void die(const char *format, ...)
 {
@@ -472,6 +474,36 @@ static void note_end(int status)
 	close(fd);
 }
 
+/* End what a kernel has left behind: no PID 1 does it in a box without namespaces.
+ * Orphans come to us, so there is an end. Not for ever: one may hang in a disk. */
+static void end_orphans(void)
+{
+	char path[64], list[4096];
+
+	snprintf(path, sizeof path, "/proc/self/task/%d/children", (int)getpid());
+	for (int i = 0; i < ORPHAN_TRIES; i++) {
+		int fd = open(path, O_RDONLY | O_CLOEXEC);
+		ssize_t size = fd < 0 ? -1 : read(fd, list, sizeof list - 1);
+
+		if (fd >= 0)
+			close(fd);
+		if (size <= 0)
+			return;
+		list[size] = 0;
+		for (char *next = list; *next;) {
+			long pid = strtol(next, &next, 10);
+
+			if (pid <= 0 || *next != ' ')
+				break; /* the end, or a number that is cut */
+			kill(pid, SIGKILL);
+			next++;
+		}
+		usleep(ORPHAN_PAUSE_US);
+		while (waitpid(-1, NULL, WNOHANG) > 0)
+			;
+	}
+}
+
 static int root_main(int argc, char **argv)
 {
 	static const int deaf[] = { SIGINT, SIGHUP, SIGQUIT, SIGTSTP };
@@ -498,6 +530,7 @@ static int root_main(int argc, char **argv)
 
 		if (pid == kernel) {
 			note_end(status);
+			end_orphans();
 			return exit_status(status);
 		}
 		if (pid < 0 && errno == ECHILD)

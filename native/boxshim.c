@@ -109,6 +109,18 @@ static int is_unused(int fd)
 	return fcntl(fd, F_SETSIG, SIGURG) == 0 && fcntl(fd, F_SETLEASE, F_WRLCK) == 0;
 }
 
+/* Delete `name` below `dir` for good unless somebody uses it. */
+static void delete_unused(int dir, const char *name)
+{
+	int fd = openat(dir, name, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	if (is_unused(fd))
+		real_unlinkat(dir, name, 0);
+	close(fd);
+}
+
 /* Delete the files of the hidden folder that nobody uses any more: at most once
  * in SWEEP_INTERVAL_S, one process at a time. Keeps errno. */
 static void sweep(void)
@@ -125,16 +137,8 @@ static void sweep(void)
 	atomic_store(&last, now.tv_sec);
 	folder = opendir(hidden_folder);
 	if (folder && flock(dirfd(folder), LOCK_EX | LOCK_NB) == 0) {
-		while ((entry = readdir(folder))) {
-			int fd = openat(dirfd(folder), entry->d_name,
-					O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
-
-			if (fd < 0)
-				continue;
-			if (is_unused(fd))
-				real_unlinkat(dirfd(folder), entry->d_name, 0);
-			close(fd);
-		}
+		while ((entry = readdir(folder)))
+			delete_unused(dirfd(folder), entry->d_name);
 	}
 	if (folder)
 		closedir(folder);
@@ -178,13 +182,17 @@ static int hide(int dir, const char *path)
 	static atomic_uint sequence;
 	const char *slash = strrchr(path, '/');
 	char name[PATH_MAX + NAME_MAX];
+	int saved = errno;
 
 	mkdir(hidden_folder, 0700);
 	for (int i = 0; i < MAX_TRIES; i++) {
 		snprintf(name, sizeof name, "%s/%.200s.%d.%u", hidden_folder,
 			 slash ? slash + 1 : path, (int)getpid(), atomic_fetch_add(&sequence, 1));
 		if (renameat2(dir, path, AT_FDCWD, name, RENAME_NOREPLACE) == 0) {
+			/* Its memory is free at once if this was its last user. */
+			delete_unused(AT_FDCWD, name);
 			sweep();
+			errno = saved;
 			return 0;
 		}
 		if (errno != EEXIST)
