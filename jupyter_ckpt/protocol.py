@@ -56,7 +56,7 @@ BOX_RUNTIME_DIR = "/dev/shm/.jupyter_ckpt"
 
 TRIGGERS = ("manual", "magic", "interval", "cell", "shutdown", "cull", "api")
 DISK_STATES = ("preparing", "storing", "verifying")
-"""Stages of a job that read and write the store, and may be given up."""
+"""Stages of a job that read and write the store: what hangs then is its disk."""
 STATES = ("queued", "launching", "quiescing", "dumping", "storing",
           "verifying", "preparing", "restoring", "done", "failed")
 FINAL_STATES = ("done", "failed")
@@ -123,18 +123,22 @@ class Job:
     warnings: list[str] = field(default_factory=list)
     asker: str = ""
     """What its caller calls itself; whoever asked tells of it, others listen."""
+    at_disk: bool = False
+    """Whether it is the store's disk that it waits for when it does not get on."""
     irrevocable: bool = False
-    """Whether a kernel was stopped for it: it is carried on with, however long that takes."""
+    """Whether it has done what others rely on: it is not given up, however long it takes."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
-    def enter(self, state: str) -> None:
+    def enter(self, state: str, at_disk: bool | None = None) -> None:
         """Begin a stage; `state` is one of `STATES`. It is logged with its time.
 
+        `at_disk` tells whether it waits for the store's disk, where `state` does not.
         Raises `Cancelled` when the job was taken back or given up meanwhile.
         """
         with self._lock:
             self._check_wanted()
             self.state, self.phase = state, ""
+            self.at_disk = state in DISK_STATES if at_disk is None else at_disk
             if state not in FINAL_STATES:
                 self.done_bytes = self.total_bytes = 0
         log.info("%s %s: %s", self.kind, self.id, state)
@@ -150,6 +154,11 @@ class Job:
         with self._lock:
             self._check_wanted()
             self.irrevocable = True
+
+    def take_back_point_of_no_return(self) -> None:
+        """Let the job be given up again: what it has done so far stands by itself."""
+        with self._lock:
+            self.irrevocable = False
 
     def _check_wanted(self) -> None:
         if self.state == "failed" and self.error is not None:
@@ -175,7 +184,7 @@ class Job:
         `advance` raise. One that is irrevocable is not given up.
         """
         with self._lock:
-            if self.irrevocable or self.state not in DISK_STATES:
+            if self.irrevocable or not self.at_disk or self.finished:
                 return False
             self.error = error
             self.state, self.phase = "failed", ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ from inkernel_harness import until
 
 from jupyter_ckpt.agent.jobs import JobTable
 from jupyter_ckpt.agent.stalls import StallWatch
-from jupyter_ckpt.errors import Cancelled, CheckpointError, DumpFailed, RestoreFailed
+from jupyter_ckpt.errors import Cancelled, CheckpointError, DumpFailed, LaunchFailed, RestoreFailed
 from jupyter_ckpt.protocol import Job
 
 
@@ -74,8 +75,9 @@ def test_act_that_hangs_for_long_is_given_up_and_makes_nothing_when_the_disk_is_
     job = table.put(kind, "a-request-0001", disk)
     until(lambda: job.finished, "the act is given up")
     assert (job.state, type(job.error)) == ("failed", expected)
+    assert table.idle  # nobody waits for it
     disk.answers.set()
-    until(lambda: table.idle, "the disk is back")
+    until(lambda: disk.error is not None, "the disk is back")
     assert (disk.committed, type(disk.error)) == (False, Cancelled)
     assert (type(job.error), job.result) == (expected, None)
 
@@ -87,13 +89,56 @@ def test_what_waits_for_an_act_that_was_given_up_fails_and_later_acts_are_done()
     until(lambda: waiting.finished, "what waits is given up, too")
     assert isinstance(waiting.error, RestoreFailed)
     assert "until the disk answers" in waiting.error.message
-    asked = table.put("checkpoints", "a-request-0003", lambda job: {})
-    assert (asked.state, type(asked.error)) == ("failed", DumpFailed)
+    for kind, expected in (("checkpoints", DumpFailed), ("launches", LaunchFailed)):
+        asked = table.put(kind, "a-request-0003", lambda job: {})
+        assert (asked.state, type(asked.error)) == ("failed", expected)
+    table.await_running()  # does not wait for it, either
     disk.answers.set()
-    until(lambda: table.idle, "the disk is back")
-    later = table.put("checkpoints", "a-request-0004", lambda job: {"id": "later"})
+    until(lambda: table.turn.acquire(blocking=False), "the disk is back")
+    table.turn.release()
+    later = until(lambda: accepted(table), "acts are taken again")
     until(lambda: later.finished, "the next act")
     assert later.result == {"id": "later"}
+
+
+def accepted(table: JobTable) -> Job | None:
+    job = table.put("checkpoints", secrets.token_hex(8), lambda job: {"id": "later"})
+    return None if job.state == "failed" else job
+
+
+def test_disk_that_hangs_when_the_act_begins_is_noticed() -> None:
+    answers = threading.Event()
+
+    def act(job: Job) -> dict[str, Any]:
+        assert answers.wait(60)  # as the first look into the store
+        job.enter("quiescing")
+        return {}
+
+    job = JobTable(watch()).put("checkpoints", "a-request-0001", act)
+    until(lambda: job.finished, "the act is given up")
+    assert isinstance(job.error, DumpFailed)
+    answers.set()
+
+
+def test_kernel_that_takes_its_time_is_no_disk_that_hangs() -> None:
+    clock, disk = Clock(), Disk("quiescing")
+    job = JobTable(watch(clock)).put("checkpoints", "a-request-0001", disk)
+    until(lambda: clock.looks > 20, "hours have passed")
+    assert (job.finished, job.phase) == (False, "")
+    disk.answers.set()
+
+
+def test_act_whose_threads_cannot_be_had_is_carried_out_all_the_same(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    table = JobTable(watch())
+    monkeypatch.setattr("jupyter_ckpt.agent.stalls.threading.Thread.start", refuse)
+    job = table.put("checkpoints", "a-request-0001", lambda job: {"id": "made"})
+    until(lambda: job.finished, "the act has ended")
+    assert job.result == {"id": "made"}
 
 
 @pytest.mark.parametrize("disk", [Disk(irrevocable=True), Disk("restoring"), Disk("dumping")],

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from store_kit import PAGE, chunk_files, manifest, mixed, noise, save, text
 
-from jupyter_ckpt.errors import DumpFailed, NotFound, RestoreFailed, UsageError
+from jupyter_ckpt.errors import Cancelled, DumpFailed, NotFound, RestoreFailed, UsageError
 from jupyter_ckpt.store import CHUNK_BYTES, Extent, Store
 from jupyter_ckpt.store.cutting import UNIT_BYTES, units
 
@@ -156,6 +156,20 @@ def test_error_from_progress_ends_the_transaction(store: Store, tmp_path: Path) 
     assert store.manifests() == []
     assert chunk_files(store) == []
     assert list((store.root / "tmp").iterdir()) == []
+
+
+def test_checkpoint_that_was_given_up_before_it_is_published_is_not_visible(store: Store) -> None:
+    def given_up() -> None:
+        assert chunk_files(store), "all but the manifest is on the disk"
+        raise Cancelled("Nobody waits for it any more.")
+
+    with store.transaction("a-request") as transaction:
+        transaction.add_bytes("a", noise(100_000))
+        with pytest.raises(Cancelled):
+            transaction.commit(manifest(), given_up)
+    assert store.manifests() == []
+    store.collect()
+    assert chunk_files(store) == []
 
 
 def test_leaving_without_commit_leaves_nothing(store: Store) -> None:

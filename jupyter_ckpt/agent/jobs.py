@@ -51,7 +51,8 @@ class JobTable:
 
     @property
     def idle(self) -> bool:
-        return self._busy == 0
+        """Whether nothing is done that an end should wait for."""
+        return self._busy == 0 or self._hangs is not None
 
     def put(self, kind: str, request_id: str, act: Act, asker: str = "") -> Job:
         """Queue `act` under an id, or return the job that has the id already.
@@ -65,13 +66,13 @@ class JobTable:
             job = self._jobs[kind, request_id] = Job(request_id, kind, asker=asker)
             if self._hangs is not None:
                 job.fail(refusal(kind, self._hangs))
-                return job
-            if self._busy:
+            elif self._busy:
                 job.phase = "waiting for another request to end"
-            self._busy += 1
             for old in [k for k, j in self._jobs.items() if j.finished][:-KEPT_JOBS]:
                 del self._jobs[old]
-        self._queue.put((job, act))
+            if not job.finished:
+                self._busy += 1
+                self._queue.put((job, act))
         self.on_change()
         return job
 
@@ -104,7 +105,7 @@ class JobTable:
             seen = [(job.id, job.state, job.done_bytes) for job in self.all()]
             if seen != moved:
                 moved, since = seen, time.monotonic()
-            elif time.monotonic() - since > still_s:
+            elif time.monotonic() - since > still_s or self._hangs is not None:
                 return
         self.turn.release()
 
@@ -138,7 +139,7 @@ class JobTable:
             return
         self.on_change()
         try:
-            job.enter("quiescing")
+            job.enter("quiescing", at_disk=True)  # the store is asked first of all
             job.result = act(job)
             job.enter("done")
         except CheckpointError as error:

@@ -27,6 +27,7 @@ def read_back(
     """
     for last_try in (False, True):
         manifest = make()
+        job.take_back_point_of_no_return()  # it stands, whatever becomes of reading it back
         job.enter("verifying")
         try:
             job.total_bytes = manifest.memory_bytes

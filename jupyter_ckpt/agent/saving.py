@@ -85,6 +85,7 @@ def _saved_already(
     tools: Tools, kernel: Kernel, request: dict[str, Any], job: Job
 ) -> dict[str, Any] | None:
     """Return the checkpoint that holds the present state; None: it must be saved."""
+    job.enter("quiescing")
     wait_for_start(kernel, job)
     if not is_unchanged(kernel, LINK_TIMEOUT_S):
         return None

@@ -243,9 +243,11 @@ class Scheduler:
         with self._wakeup:
             if self._in_flight:
                 return None
-            self._job = self._jobs.put("checkpoints", f"auto-{secrets.token_hex(8)}",
-                                       lambda job: self._save(trigger, purpose, job))
-            return self._job
+            self._job = job = self._jobs.put("checkpoints", f"auto-{secrets.token_hex(8)}",
+                                             lambda job: self._save(trigger, purpose, job))
+        if job.state == "failed" and job.error is not None:
+            self._note_failure(job.error)  # refused: an act before it hangs in a disk
+        return job
 
     def _save(self, trigger: str, purpose: str | None, job: Job) -> dict[str, Any]:
         """Make one automatic checkpoint; runs in the job table's thread."""

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ..errors import CheckpointError, DumpFailed, RestoreFailed
-from ..protocol import DISK_STATES, Job
+from ..errors import CheckpointError, DumpFailed, LaunchFailed, RestoreFailed
+from ..protocol import Job
 
 log = logging.getLogger(__name__)
+_FAILED = {"restores": RestoreFailed, "launches": LaunchFailed}
 HINT = "See to the disk or network that the store is on, then ask again."
 
 
@@ -40,7 +41,12 @@ class StallWatch:
         ended = threading.Event()
         looking = threading.Thread(
             target=self._look, args=(job, ended, on_given_up), name="stalls", daemon=True)
-        looking.start()
+        try:
+            looking.start()
+        except RuntimeError as error:  # no thread can be had: the act is what matters
+            log.warning("%s %s is not watched: %s", job.kind, job.id, error)
+            yield
+            return
         try:
             yield
         finally:
@@ -52,7 +58,7 @@ class StallWatch:
         moved, since, told = None, self.clock(), ""
         while not ended.wait(self.look_every_s):
             seen, now = (job.state, job.done_bytes), self.clock()
-            if seen != moved or job.state not in DISK_STATES:
+            if seen != moved or not job.at_disk:
                 moved, since, told = seen, now, _untold(job, told)
             elif now - since >= self.given_up_after_s and job.give_up(
                     error := _error(job, now - since)):
@@ -76,10 +82,13 @@ def _error(job: Job, still_s: float) -> CheckpointError:
     what = f"The store's disk has neither read nor written anything for {still_s / 60:.0f} min"
     if job.kind == "restores":
         return RestoreFailed(f"{what}: the restore was given up, and nothing was touched.", HINT)
+    if job.state == "verifying":
+        return DumpFailed(f"{what}: the checkpoint may have been written, and cannot be read back. "
+                          "The kernel goes on.", HINT)
     return DumpFailed(f"{what}: the save was given up, and the kernel goes on.", HINT)
 
 
 def refusal(kind: str, first: CheckpointError) -> CheckpointError:
     """Return the error of what is asked for while an act that was given up still hangs."""
-    failed = RestoreFailed if kind == "restores" else DumpFailed
-    return failed(f"Nothing can be done until the disk answers. {first.message}", first.hint)
+    return _FAILED.get(kind, DumpFailed)(
+        f"Nothing can be done until the disk answers. {first.message}", first.hint)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -123,9 +123,11 @@ class Transaction:
         cipher = self._layout.cipher
         return hashlib.sha256(data).hexdigest() if cipher is None else cipher.document_hash(data)
 
-    def commit(self, manifest: Manifest) -> Manifest:
+    def commit(self, manifest: Manifest, on_publish: Callable[[], object] = lambda: None
+               ) -> Manifest:
         """Make the checkpoint durable and visible; return its manifest as published.
 
+        `on_publish` is called just before it becomes visible; what it raises ends that.
         ``content`` and ``stored_bytes`` are filled in here. Raises `NameTaken`
         when another checkpoint has the name, `UsageError` when the id exists,
         `OutOfSpace` or `StoreUnusable`. The checkpoint is not visible then; a
@@ -136,6 +138,7 @@ class Transaction:
             content = self._store_tree()
             self._publish_chunks()
         filled = replace(manifest, content=content.hex(), stored_bytes=self.new_bytes)
+        on_publish()
         with explaining("publish a checkpoint"):
             published = self._manifests.publish(filled, self._place.path)
         self._state = "committed"
