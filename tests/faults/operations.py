@@ -99,7 +99,7 @@ class RestoreInPlace(Operation):
 
     def call(self) -> Call:
         return "restore", {"checkpoint": self.saved, "kernel_id": self.session.kernel_id,
-                           "in_place": self.session.is_alive()}
+                           "in_place": True}  # it may be on its way back when this is asked
 
     def answered(self, answer: dict[str, Any]) -> None:
         self.tokens = {self.token}
