@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 def restore_mark(kernel_id: str) -> str:
     """Return what the command lines hold of every criu that restores this kernel."""
-    return f"-{kernel_id}-restore-"
+    return f"+{kernel_id}+restore+"  # no id holds a plus sign
 
 
 def end_remains(folder: Path) -> None:
@@ -27,7 +27,7 @@ def end_remains(folder: Path) -> None:
     while restoring := holders(restore_mark(folder.name)):
         log.warning("a restore of kernel %s is ended: its agent has died", folder.name)
         # With what it has made of the tree, before that is nobody's child.
-        kill_and_wait([each for criu in restoring for each in identities(criu.pid)])
+        kill_and_wait([each for criu in restoring for each in identities(criu)])
     end_boxes_of(folder)
 
 

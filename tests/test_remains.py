@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from jupyter_ckpt.agent.tools import criu_mark
 from jupyter_ckpt.agent_place import lock_path, remove_stale
 from jupyter_ckpt.box import NamespaceBox, OpenBox
 from jupyter_ckpt.box.contract import end_boxes_of, identities, kill_and_wait
 from jupyter_ckpt.box.reaping import ended_are_reaped
-from jupyter_ckpt.engine.holders import holders
+from jupyter_ckpt.engine.holders import holders, kill_all
 from jupyter_ckpt.errors import LaunchFailed
 from jupyter_ckpt.native_build import native_path
 from jupyter_ckpt.procfs import ProcessId
@@ -68,7 +69,7 @@ def test_tree_without_a_box_is_ended_with_the_folder_that_nobody_recorded(
     folder: Path, open_box: OpenBox
 ) -> None:
     assert open_box.root is not None
-    tree = identities(open_box.root.pid)
+    tree = identities(open_box.root)
     lock_path(folder).touch()
     remove_stale(folder.parent)
     assert not any(each.is_alive() for each in tree)
@@ -111,7 +112,7 @@ def test_words_of_a_box_make_none(folder: Path, tmp_path: Path) -> None:
 
 def test_restore_that_a_dead_agent_had_begun_is_ended_and_a_dump_is_not(folder: Path) -> None:
     restore = Called("criu", f"{folder}/1-2{restore_mark(folder.name)}x/images")
-    dump = Called("criu", f"{folder}/1-2-{folder.name}-criu-x/images")
+    dump = Called("criu", f"{folder}/1-2{criu_mark(folder.name)}x/images")
     try:
         end_remains(folder)
         assert restore.process.wait(10) == -signal.SIGKILL
@@ -119,6 +120,29 @@ def test_restore_that_a_dead_agent_had_begun_is_ended_and_a_dump_is_not(folder: 
     finally:
         restore.end()
         dump.end()
+
+
+def test_runs_of_kernels_whose_ids_end_alike_are_told_apart(folder: Path) -> None:
+    other = Called("criu", f"{folder}/1-2{restore_mark(f'x-{folder.name}')}x/images")
+    try:
+        end_remains(folder)
+        assert other.process.poll() is None
+    finally:
+        other.end()
+
+
+def test_what_a_restore_that_is_given_up_had_made_ends_with_it(tmp_path: Path) -> None:
+    mark = str(tmp_path / "images")
+    program = "import subprocess, signal; subprocess.Popen(['sleep', '600']); " + WAIT
+    criu = subprocess.Popen(["criu", "-c", program, mark], executable=sys.executable, text=True,
+                            stdout=subprocess.PIPE)
+    assert criu.stdout is not None and criu.stdout.readline() == "up\n"
+    tree = identities(ProcessId.of(criu.pid))
+    assert len(tree) == 2
+    kill_all(mark)
+    assert not any(each.is_alive() for each in tree)
+    criu.stdout.close()
+    criu.wait()
 
 
 # -- who takes part in a run of criu -----------------------------------------------------------

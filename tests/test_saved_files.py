@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -11,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from jupyter_ckpt.agent import savedfiles
+from jupyter_ckpt.agent import frozen, savedfiles
 from jupyter_ckpt.agent.copying import copy_sparse
 from jupyter_ckpt.agent.exchange import JOURNAL, forget, put_back, settle, undo
-from jupyter_ckpt.agent.frozen import copy_shared_memory, refill_shared_memory
+from jupyter_ckpt.agent.frozen import copy_open_files, copy_shared_memory, refill_shared_memory
 from jupyter_ckpt.agent.savedfiles import plan_files, present_states
+from jupyter_ckpt.engine.openfiles import OpenFile
 from jupyter_ckpt.errors import RestoreRefused, UsageError
 from jupyter_ckpt.procfs import ProcessId
 from jupyter_ckpt.record import Record
@@ -71,6 +73,20 @@ def test_missing_written_file_is_made_again(tmp_path: Path, saved: Path) -> None
     assert path.read_text() == "as saved"
     assert undo(saved.parent) == []
     assert not path.exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk_of_the_store_is_not_blamed_on_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    (tmp_path / "a").write_text("written")
+
+    def full(source: str, target: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(frozen, "copy_sparse", full)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        copy_open_files([OpenFile(str(tmp_path / "a"), "write", 7, [])], tmp_path, (), 1 << 20)
 
 
 def test_missing_read_file_refuses(tmp_path: Path, saved: Path) -> None:

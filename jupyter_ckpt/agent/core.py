@@ -116,7 +116,7 @@ class Agent:
         try:
             if record.init is not None and record.init.is_alive():
                 log.warning("its box is ended: whoever was filling or stopping it has died")
-                kill_and_wait(identities(record.init.pid))
+                kill_and_wait(identities(record.init))
             end_remains(self.folder)
         except CheckpointError as error:
             log.error("%s", error.message)
@@ -228,7 +228,7 @@ class Agent:
         self.check_place()
         self.kernel = None
         try:
-            kernel.box.stop()
+            kernel.box.stop(kernel.record.kernel)
         except (CheckpointError, OSError) as error:
             log.error("the kernel's box: %s", error)
         self.record_file.remove()

@@ -6,10 +6,8 @@ copies are hashed and stored after the thaw.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import shutil
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ from typing import Any
 from ..engine.openfiles import OpenFile
 from ..errors import IntegrityError, RestoreFailed, UsageError, quoted
 from ..sizes import parse_size
+from ..store.disk import NO_SPACE
 from . import saved
 from .copying import copy_sparse
 from .databases import database_of, members
@@ -145,8 +144,8 @@ class _Copying:
                 copy_sparse(entry["path"], target)
                 status = os.stat(entry["path"])
             except OSError as error:
-                if error.errno == errno.ENOSPC:
-                    raise
+                if error.errno in NO_SPACE:
+                    raise  # of the store's disk, not of the user's file
                 return f"could not be read for saving: {error.strerror}"
             torn = (status.st_size, status.st_mtime_ns) != (entry["size_bytes"], entry["mtime_ns"])
             entry |= {"size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
@@ -237,8 +236,3 @@ def _refill_one(entry: dict[str, Any], shm: Path, folder: Path) -> None:
     else:
         copy_sparse(folder / entry["content"], target)
     os.chmod(target, stat.S_IMODE(mode))
-
-
-def discard(folder: Path) -> None:
-    """Remove a work folder; a remainder is left to the store's collection."""
-    shutil.rmtree(folder, ignore_errors=True)

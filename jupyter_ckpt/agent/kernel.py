@@ -9,10 +9,12 @@ import stat
 import time
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from ..box import ROOT_PID, Box, NamespaceBox, OpenBox
+from ..box import Box, NamespaceBox, OpenBox
+from ..box.open import is_free
 from ..errors import KernelNotFound, LaunchFailed, NotOurKernel
 from ..procfs import ProcessId, command_name, descendants, rss_bytes, stat_fields
 from ..protocol import PORT_NAMES, Job
@@ -141,6 +143,15 @@ def open_alias(kernel_id: str) -> str:
     return f"/tmp/.jupyter_ckpt-{os.getuid()}-{kernel_id[:12]}"
 
 
+def free_alias(folder: Path) -> str:
+    """Return such a path for a new kernel: `open_alias` unless a living copy of an
+    earlier life of it has that.
+    """
+    first = open_alias(folder.name)
+    names = chain([first], (f"{first}-{number}" for number in count(1)))
+    return next(name for name in names if is_free(name, folder))
+
+
 def identify(box: Box, record: Record, root_inner: int, kernel_inner: int) -> None:
     """Write into `record` who is who in `box`; raise `LaunchFailed` if gone."""
     root, kernel = box.host_pid(root_inner), box.host_pid(kernel_inner)
@@ -151,9 +162,6 @@ def identify(box: Box, record: Record, root_inner: int, kernel_inner: int) -> No
     record.root_inner_pid, record.kernel_inner_pid = root_inner, kernel_inner
     if record.root is None or record.kernel is None:
         raise LaunchFailed("The kernel's process ended at once.")
-
-
-__all__ = ["ROOT_PID", "Kernel", "identify", "open_alias"]
 
 
 def wait_for_start(kernel: Kernel, job: Job) -> None:

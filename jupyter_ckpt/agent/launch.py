@@ -18,7 +18,7 @@ from ..procfs import ProcessId, children_of_all
 from ..protocol import Job
 from ..record import Record
 from ..remains import end_remains
-from .kernel import Kernel, identify, open_alias
+from .kernel import Kernel, free_alias, identify
 from .recordfile import RecordFile
 from .tools import Tools
 
@@ -56,7 +56,7 @@ def launch(
     except BaseException:
         with ExitStack() as undoing:  # each in turn, whatever another meets
             undoing.callback(record_file.remove)
-            undoing.callback(box.stop)
+            undoing.callback(box.stop, record.kernel)
         raise
     return Kernel(record, box, folder)
 
@@ -75,7 +75,7 @@ def make_box(
     end_remains(folder)
     (folder / ENDED_NAME).unlink(missing_ok=True)  # of an earlier life
     if mode == "caps":
-        return OpenBox.create(tools.box_binary, folder, alias or open_alias(folder.name))
+        return OpenBox.create(tools.box_binary, folder, alias or free_alias(folder))
     return NamespaceBox.create(tools.box_binary, folder, mode, pid_floor, empty_deadline_s)
 
 

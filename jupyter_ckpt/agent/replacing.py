@@ -8,12 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..box.contract import identities
 from ..box.hangup import reset_on_end
 from ..errors import AgentUnreachable, CheckpointError, KernelNotFound, RestoreFailed
 from ..faults import point
 from ..manifest import Manifest, new_id
 from ..offers import dismiss
-from ..procfs import descendants
 from ..protocol import Job
 from ..record import Record
 from ..remains import restore_mark
@@ -165,13 +165,13 @@ class Replacement:
                          replaced_by=self._job.id)
         point("restore.marked")
         # Or the restore on the same ports would wait a minute for TIME_WAIT.
-        reset_on_end(descendants(old.record.root.pid) if old.record.root else ())
+        reset_on_end(each.pid for each in identities(old.record.root))
         self._is_stopped = self._agent.let_go(old)
         if not self._is_stopped:
             raise KernelNotFound(
                 f"Kernel {old.record.kernel_id} ended while it was about to be replaced.",
                 f"Its last state is checkpoint {safety.id}.")
-        old.box.stop()
+        old.box.stop(old.record.kernel)
         point("restore.stopped")
 
     def _take(self, kernel: Kernel, origin: dict[str, Any] | None) -> None:
@@ -211,7 +211,7 @@ class Replacement:
             with suppress(OSError):
                 self._agent.record_file.write(made.record)
         try:
-            made.box.stop()  # it runs, but nobody would know of it
+            made.box.stop(made.record.kernel)  # it runs, but nobody would know of it
         except (CheckpointError, OSError) as problem:
             log.error("%s", problem)  # a box to come ends it, or says why not
         exchange.undo(self._agent.folder)

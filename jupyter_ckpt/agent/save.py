@@ -23,6 +23,7 @@ from ..manifest import Manifest, checked_name, utc_after
 from ..protocol import KERNEL_SOCKET_NAME, SOCKET_NAME, TRIGGERS, Job
 from ..record import write_private
 from ..store import Extent, Store
+from ..store.disk import NO_SPACE
 from . import host
 from .activity import Mark
 from .connections import lost_connections
@@ -81,6 +82,7 @@ class Save:
             folders = self.kernel.working_folders()
             self._read_connection()
             point("save.begun")
+            self.job.enter("quiescing")
             self._await_predecessors()  # or they would be found as tracers of the tree
             self._check_tree()
             with self.kernel.link.held():
@@ -164,7 +166,6 @@ class Save:
                            (SOCKET_NAME, KERNEL_SOCKET_NAME))
 
     def _quiesce(self) -> None:
-        self.job.enter("quiescing")
         wait_for_start(self.kernel, self.job)
         answer = self.kernel.link.ask(
             "quiesce", HOOK_DEADLINE_S + QUIESCE_DEADLINE_S, request_id=self.job.id,
@@ -269,9 +270,9 @@ class Save:
             tx.add_bytes("libraries.json", json.dumps(inventory(self.found, skip)).encode())
             tx.add_bytes("restore.json", json.dumps(details).encode())
             self._add_document(tx, manifest)
-            self.job.advance(0)  # nobody is told of a failure and then finds a checkpoint
             manifest.duration_s = round(time.monotonic() - began, 6)
-            manifest = tx.commit(manifest)
+            # Or somebody would be told of a failure and then find a checkpoint.
+            manifest = tx.commit(manifest, self.job.pass_point_of_no_return)
         if prove:
             self.kernel.prove_next = False
         return manifest
@@ -334,7 +335,7 @@ def _running(status: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _disk_error(error: OSError) -> DumpFailed:
-    if error.errno == 28:
+    if error.errno in NO_SPACE:
         return OutOfSpace("The disk of the checkpoint store is full.",
                           "Free space, remove checkpoints, or choose another store.")
     return DumpFailed(f"Copying the session's files failed: {error}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 _REMOVAL = "removal"
 LOCK = "lock"
 """In every work folder: locked while somebody works there."""
+_OWNER = re.compile(r"(\d+)-(\d+)[-+]")
+"""How a work folder's name begins: with the pid and start time of whoever made it."""
 REMOVAL_PAUSES_S = (0.1, 1.0, 5.0, 30.0, 60.0, 300.0, 600.0)
 
 
@@ -129,13 +132,17 @@ class Tools:
         try:
             yield folder
         finally:
-            threading.Thread(target=_end_work, args=(folder, lock), name=_REMOVAL,
-                             daemon=True).start()
+            removal = threading.Thread(target=_end_work, args=(folder, lock), name=_REMOVAL,
+                                       daemon=True)
+            try:
+                removal.start()
+            except RuntimeError:  # no thread can be had: what was done stays done
+                _end_work(folder, lock)
 
 
 def criu_mark(kernel_id: str) -> str:
     """Return what the command lines hold of every criu that dumps this kernel."""
-    return f"-{kernel_id}-criu-"
+    return f"+{kernel_id}+criu+"  # no id holds a plus sign
 
 
 def _end_work(folder: Path, lock: LockFile) -> None:
@@ -177,12 +184,12 @@ def _is_abandoned(folder: Path) -> bool:
     One without a lock is of an older version, or is being removed. Its name tells who
     made it, as far as that is to be known here: a pid means another process elsewhere.
     """
-    pid, start_time = (*folder.name.split("-"), "")[:2]
-    if not (pid.isdigit() and start_time.isdigit()):
+    owner = _OWNER.match(folder.name)
+    if owner is None:
         return False
     with LockFile(folder.parent.parent / "lock") as store_lock, store_lock.held(EXCLUSIVE):
         if not (folder / LOCK).exists():
-            return not ProcessId(int(pid), int(start_time)).is_alive()
+            return not ProcessId(int(owner[1]), int(owner[2])).is_alive()
         try:
             with LockFile(folder / LOCK) as lock:
                 return lock.try_lock(EXCLUSIVE)

@@ -73,8 +73,12 @@ class Box(ABC):
         """Return the path by which the host reaches a path of the box."""
 
     @abstractmethod
-    def stop(self) -> None:
-        """End every process of the box and wait until all are gone."""
+    def stop(self, kernel: ProcessId | None = None) -> None:
+        """End every process of the box and wait until all are gone.
+
+        `kernel` is ended, with its children, where what held the box together
+        has ended before it.
+        """
 
     def root_command(self, cmd: Sequence[str]) -> list[str]:
         return [str(self.binary), "root", "--", *cmd]
@@ -140,8 +144,9 @@ def end_boxes_of(runtime: Path) -> None:
     without namespaces is known by its dump root, whose output is the folder's log.
     """
     for pid in all_pids():
+        top = ProcessId.of(pid)
         if _is_of(pid, runtime):
-            kill_and_wait(identities(pid))
+            kill_and_wait(identities(top))
 
 
 def _is_of(pid: int, runtime: Path) -> bool:
@@ -165,7 +170,12 @@ def _is_our_program(pid: int) -> bool:
     return user == [str(os.geteuid())] and program == PROGRAM
 
 
-def identities(pid: int) -> list[ProcessId]:
-    """Return the identity of `pid` and of every descendant that still runs."""
-    found = (ProcessId.of(each) for each in descendants(pid))
-    return [each for each in found if each is not None]
+def identities(top: ProcessId | None) -> list[ProcessId]:
+    """Return the identity of `top` and of every descendant that still runs.
+
+    None of them when `top` has ended: another process may have its pid by now.
+    """
+    if top is None:
+        return []
+    found = [ProcessId.of(each) for each in descendants(top.pid)]
+    return [each for each in found if each is not None] if top.is_alive() else []

@@ -13,10 +13,6 @@ from .contract import ROOT_PID, Box, identities, kill_and_wait, run_box_binary
 FIRST_PID_FLOOR = ROOT_PID
 """Pids of a fresh box start here, so that the kernel follows its dump root."""
 
-RESTORE_HEADROOM = 200
-"""Pids left free above an image's highest one before helpers may take some."""
-
-
 EMPTY_DEADLINE_S = 300
 """How long an empty box waits for its tree (native/box.c says the same)."""
 
@@ -81,7 +77,7 @@ class NamespaceBox(Box):
     def path(self, inside: str) -> Path:
         return Path(f"/proc/{self._init.pid}/root{inside}")
 
-    def stop(self) -> None:
+    def stop(self, kernel: ProcessId | None = None) -> None:
         # The end of PID 1 takes every process of its namespace along, but only
         # their disappearance frees ports and files.
-        kill_and_wait(identities(self._init.pid))
+        kill_and_wait(identities(self._init))

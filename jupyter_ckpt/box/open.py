@@ -8,8 +8,9 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..errors import LaunchFailed
+from ..errors import CheckpointError, LaunchFailed
 from ..procfs import ProcessId
+from ..record import read_record
 from .contract import Box, identities, kill_and_wait, run_box_binary
 
 SPREAD_PIDS = 5000
@@ -33,10 +34,15 @@ class OpenBox(Box):
 
     @classmethod
     def create(cls, binary: Path, runtime: Path, alias: str) -> OpenBox:
-        """Point `alias` at the runtime folder and return the empty box."""
+        """Point `alias` at the runtime folder and return the empty box.
+
+        Raises `LaunchFailed` when another user or a living kernel has it.
+        """
         if os.path.islink(alias):
-            if os.lstat(alias).st_uid != os.geteuid():
-                raise LaunchFailed(f"{alias} belongs to another user.")
+            if not is_free(alias, runtime):
+                raise LaunchFailed(
+                    f"The path {alias} belongs to another kernel (a copy of this session, "
+                    "say) or to another user.", "Stop that kernel first.")
             os.unlink(alias)
         os.symlink(runtime, alias)
         return cls(binary, runtime, alias, None)
@@ -82,10 +88,32 @@ class OpenBox(Box):
     def path(self, inside: str) -> Path:
         return Path(inside)
 
-    def stop(self) -> None:
-        if self.root is not None:
-            # Gathered before the first kill: orphans would leave the tree.
-            kill_and_wait(identities(self.root.pid))
-        shutil.rmtree(self.hidden_shm, ignore_errors=True)
-        if os.path.islink(self.alias):
+    def stop(self, kernel: ProcessId | None = None) -> None:
+        # Gathered before the first kill: orphans would leave the tree.
+        kill_and_wait(identities(self.root) or identities(kernel))
+        target = _target(self.alias)
+        if target in (self.runtime, None):  # else another kernel has it by now
+            shutil.rmtree(self.hidden_shm, ignore_errors=True)
+        if target == self.runtime:
             os.unlink(self.alias)
+
+
+def is_free(alias: str, runtime: Path) -> bool:
+    """Tell whether no living kernel but the one of `runtime` is reached by `alias`."""
+    target = _target(alias)
+    if target is None or target == runtime:
+        return True
+    if os.lstat(alias).st_uid != os.geteuid():
+        return False
+    try:
+        return not read_record(target).is_alive()
+    except CheckpointError:
+        return True
+
+
+def _target(alias: str) -> Path | None:
+    """Return where the link `alias` leads, None when there is none."""
+    try:
+        return Path(os.readlink(alias))
+    except OSError:
+        return None

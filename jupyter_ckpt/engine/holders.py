@@ -18,6 +18,7 @@ from ..procfs import (
     ProcessId,
     all_pids,
     command_name,
+    descendants,
     stat_fields,
     status_lines,
     threads_of,
@@ -166,12 +167,20 @@ def await_end(watch: Watch, tell: Tell = nobody, deadline_s: float | None = None
 
 
 def kill_all(mark: str, deadline_s: float = 10.0) -> None:
-    """Kill every process that `mark` names: only for a restore, which holds no living tree."""
+    """Kill every process that `mark` names, and its children.
+
+    Only for a restore, which holds no living tree.
+    """
     deadline = time.monotonic() + deadline_s
-    while present := holders(mark):
-        for process in present:
+    found: set[ProcessId] = set()
+    while time.monotonic() < deadline:
+        # With what it has made of the tree, which has lost criu's command line already.
+        tree = (pid for process in holders(mark) for pid in descendants(process.pid))
+        found.update(each for each in map(ProcessId.of, tree) if each is not None)
+        alive = [each for each in found if each.is_alive()]
+        if not alive:
+            return
+        for process in alive:
             with suppress(OSError):
                 os.kill(process.pid, signal.SIGKILL)
-        if time.monotonic() > deadline:
-            return
         time.sleep(0.02)

@@ -12,13 +12,13 @@ from pathlib import Path
 from ..errors import CheckpointError, OutOfSpace, StoreUnusable
 from ..faults import point, shortened
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def explained(error: OSError, act: str) -> CheckpointError:
     """Return what `error`, met while doing `act` in the store, means to a user."""
-    if error.errno in _NO_SPACE:
+    if error.errno in NO_SPACE:
         return OutOfSpace(f"No space is left to {act}.",
                           "Free space, or remove checkpoints with 'jupyter ckpt rm' and then "
                           "'jupyter ckpt gc'.")
