@@ -87,6 +87,7 @@ class Shell:
     def __init__(self, mode: str, home: Path, criu: Path) -> None:
         self.mode, self.home, self.criu = mode, home, criu
         self.store = home / "data" / "ckpt"
+        self.python = sys.executable
         self.environment = {
             "PATH": os.environ["PATH"], "HOME": str(home), "LC_ALL": "C.UTF-8",
             "JUPYTER_DATA_DIR": str(home / "data"), "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
@@ -117,7 +118,7 @@ class Shell:
 
     def outcome(self, *words: str) -> tuple[int, Any]:
         """Run ``jupyter ckpt`` with --json; return (exit code, document)."""
-        done = self.run(sys.executable, "-m", "jupyter_ckpt.cli.main", words[0], "--json",
+        done = self.run(self.python, "-m", "jupyter_ckpt.cli.main", words[0], "--json",
                         *words[1:])
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, json.loads(done.stdout) if done.stdout.strip() else None

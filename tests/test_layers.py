@@ -20,7 +20,7 @@ LAYERS: dict[str, int] = {
     # L2: joins them for one kernel
     "privileges": 2, "setup_criu": 2, "doctor": 2, "locations": 2, "client": 2, "delivery": 2,
     "agent_place": 2, "kernels": 2, "kernel_lookup": 2, "configuration": 2, "parking": 2,
-    "offers": 2, "stale": 2, "remains": 2, "agent": 2, "kernel_agent": 2,
+    "lasting": 2, "offers": 2, "stale": 2, "remains": 2, "agent": 2, "kernel_agent": 2,
     # L3: Jupyter and the command line
     "provisioner": 3, "server": 3, "serverext": 3, "handlers": 3, "cli": 3,
 }

@@ -86,7 +86,7 @@ def test_full_disk_of_the_store_is_not_blamed_on_the_file(
 
     monkeypatch.setattr(frozen, "copy_sparse", full)
     with pytest.raises(OSError, match=os.strerror(number)):
-        copy_open_files([OpenFile(str(tmp_path / "a"), "write", 7, [])], tmp_path, (), 1 << 20)
+        copy_open_files([OpenFile(str(tmp_path / "a"), "write", 7)], tmp_path, (), 1 << 20)
 
 
 def test_missing_read_file_refuses(tmp_path: Path, saved: Path) -> None:

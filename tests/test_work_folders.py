@@ -110,7 +110,8 @@ def test_folders_of_older_versions_go_by_their_names(agent: Tools, tmp_path: Pat
     top.mkdir(mode=0o700)
     own = ProcessId.of(os.getpid())
     assert own is not None
-    names = {"4000001-77-dead-x", f"4000001-77{criu_mark('dead')}x", f"{own.pid}-{own.start_time}-alive-x", "other"}
+    names = {"4000001-77-dead-x", f"4000001-77{criu_mark('dead')}x",
+             f"{own.pid}-{own.start_time}-alive-x", "other"}
     for name in names:
         (top / name).mkdir()
     remove_abandoned(top)

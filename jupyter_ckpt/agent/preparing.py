@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import ModeUnavailable, RestoreRefused
+from ..lasting import put_back
 from ..manifest import Manifest
 from ..plan import Schedule
 from ..procfs import descendants
@@ -64,6 +66,8 @@ class Preparation:
         self._check_mode(details["mode"])
         schedule, told = saved.schedule(details, self.request)
         manifest = replace(manifest, files=saved.with_hashes(manifest.files, details))
+        for name, path in saved.programs(details).items():
+            put_back(path, partial(store.read_file, manifest, name))
         preflight = self._preflight(store, manifest, details, work, replaced)
         warnings = told + preflight.run()
         folder = work / "restore"

@@ -19,6 +19,7 @@ from ..engine.preflight import check_can_be_saved
 from ..engine.sockets import inet_sockets
 from ..errors import CheckpointRefused, DumpFailed, NameTaken, OutOfSpace
 from ..faults import point
+from ..lasting import is_lasting
 from ..manifest import Manifest, checked_name, utc_after
 from ..protocol import KERNEL_SOCKET_NAME, SOCKET_NAME, TRIGGERS, Job
 from ..record import write_private
@@ -259,6 +260,8 @@ class Save:
                 # Gone before the store is synced: else the disk would have to
                 # take in all of the session's memory first.
                 path.unlink()
+            for name, path in details["programs"].items():
+                tx.add_file(name, Path(path))
             hashed = {f["content"] for f in manifest.files if f["saved"]}
             hashes = details["file_hashes"] = {}
             for name, path in copies.items():
@@ -291,7 +294,14 @@ class Save:
             "working_folders": folders, "cpu_flags": host.cpu()[1], "epoch": record.epoch,
             "session": record.session, "internal_ports": self.internal_ports,
             "schedule": record.schedule.to_dict() if record.schedule else None,
+            "programs": self._programs(),
         }
+
+    def _programs(self) -> dict[str, str]:
+        """Return our own programs that the session runs: {content name: path}."""
+        paths = (file.path for file in self.found if file.role == "mapped")
+        return {f"programs/{number}": path
+                for number, path in enumerate(sorted(filter(is_lasting, paths)))}
 
     def _add_document(self, tx: Any, manifest: Manifest) -> None:
         """Add the notebook: the live one the caller sent, else the file."""

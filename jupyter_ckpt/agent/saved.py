@@ -28,8 +28,9 @@ DETAILS = {
     "injected": bool, "link_seen?": bool, "env": dict, "working_folders": dict,
     "cpu_flags": [str], "epoch": int,
     "session": (dict, None), "internal_ports": [int], "schedule?": (dict, None),
-    "file_hashes?": dict,
+    "file_hashes?": dict, "programs?": dict,
 }
+_PROGRAM = re.compile(r"programs/\d{1,3}")
 _CONTENT = re.compile(r"(files|shm)/\d{1,9}")
 
 
@@ -42,6 +43,15 @@ def with_hashes(files: list[dict[str, Any]], details: dict[str, Any]) -> list[di
     hashes = details.get("file_hashes", {})
     return [{**entry, "blake3": hashes[entry["content"]]} if entry.get("content") in hashes
             else entry for entry in checked(files, FILES, "The list of files")]
+
+
+def programs(details: dict[str, Any]) -> dict[str, str]:
+    """Return {content name: path} of our own programs that a session runs."""
+    found = details.get("programs", {})
+    if not all(_PROGRAM.fullmatch(name) and isinstance(path, str) and path.startswith("/")
+               for name, path in found.items()):
+        raise IntegrityError("restore.json of the checkpoint names programs outside of it.")
+    return dict(found)
 
 
 def schedule(details: dict[str, Any], request: dict[str, Any]

@@ -20,6 +20,7 @@ from ..box import Box
 from ..engine.criu import Criu
 from ..engine.criu_find import CriuBinary, find_criu
 from ..errors import CriuMissing, ModeUnavailable, StoreUnusable, UsageError
+from ..lasting import lasting_path
 from ..native_build import NativeMissing, native_path
 from ..privileges import decide_mode
 from ..procfs import ProcessId
@@ -45,11 +46,11 @@ class Tools:
 
     @cached_property
     def box_binary(self) -> Path:
-        return native_path("ckpt-box")
+        return lasting_path("ckpt-box")
 
     @cached_property
     def shim(self) -> Path:
-        return native_path("boxshim.so")
+        return lasting_path("boxshim.so")
 
     @cached_property
     def criu_shim(self) -> Path | None:

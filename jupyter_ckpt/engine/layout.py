@@ -14,7 +14,7 @@ from ..errors import IntegrityError
 from .images import read_image
 
 PAGE_BYTES = 4096
-IN_PARENT, LAZY, PRESENT = 1, 2, 4
+PRESENT = 4
 
 
 class Run(NamedTuple):

@@ -21,8 +21,6 @@ class OpenFile:
     path: str
     role: str
     size_bytes: int
-    image_ids: list[int]
-    build_id: str = ""
 
 
 def open_files(images: Path) -> list[OpenFile]:
@@ -43,13 +41,10 @@ def open_files(images: Path) -> list[OpenFile]:
         if not path.startswith("/") or not stat.S_ISREG(reg.mode or stat.S_IFREG):
             continue
         role = _role(reg.flags, entry.id in by_descriptor, entry.id in shared_writable)
-        build_id = "".join(f"{part:08x}" for part in reg.build_id)
-        this = OpenFile(path, role, reg.size, [entry.id], build_id)
+        this = OpenFile(path, role, reg.size)
         known = found.setdefault(path, this)
         if known is not this:
-            known.image_ids.append(entry.id)
             known.role = max(known.role, role, key=_STRENGTH.index)
-            known.build_id = known.build_id or build_id
     return list(found.values())
 
 

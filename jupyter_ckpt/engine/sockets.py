@@ -12,7 +12,7 @@ from typing import Any
 
 from .images import magic_of, read_image, write_image
 
-TCP_ESTABLISHED, TCP_CLOSE, TCP_LISTEN = 1, 7, 10
+TCP_CLOSE, TCP_LISTEN = 7, 10
 _IPPROTO_TCP = 6
 
 
