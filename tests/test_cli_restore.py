@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -115,6 +116,14 @@ def server(shell: Shell) -> Iterator[ServerStandIn]:
     stand_in.close()
 
 
+@pytest.fixture
+def file_size_limit() -> Iterator[Callable[[int], None]]:
+    """Let no file grow beyond a number of bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size_bytes: resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def saved(shell: Shell, document: bytes | None = None) -> Any:
     """Store a checkpoint of a notebook in the server's folder."""
     notebook = {"path": str(shell.folder / "job.ipynb"), "sha256": ""}
@@ -191,6 +200,25 @@ def test_restore_as_new_where_the_notebooks_folder_is_gone_warns(shell: Shell) -
     document = shell.run("restore", manifest.id, "--new", "--json").document
     assert document["notebook"] is None
     assert "No copy of the notebook" in document["warnings"][0]
+
+
+@pytest.mark.parametrize("option", [(), ("--new",)])
+def test_notebook_that_cannot_be_written_whole_is_not_left_there_torn(
+        shell: Shell, file_size_limit: Callable[[int], None], option: tuple[str, ...]) -> None:
+    manifest = saved(shell, os.urandom(100_000))
+    file_size_limit(64_000)
+    document = shell.run("restore", manifest.id, *option, "--json").document
+    assert "File too large" in document["warnings"][0]
+    assert list(shell.folder.iterdir()) == []
+
+
+def test_notebook_whose_saved_copy_is_damaged_is_not_left_there_empty(shell: Shell) -> None:
+    manifest = saved(shell, os.urandom(100_000))
+    chunks = (shell.locations.store_dir / "chunks").rglob("*")
+    max(chunks, key=lambda path: path.is_file() and path.stat().st_size).write_bytes(b"damaged")
+    document = shell.run("restore", manifest.id, "--json").document
+    assert "was not put back" in document["warnings"][0]
+    assert list(shell.folder.iterdir()) == []
 
 
 def test_restore_for_people_prints_kernel_and_connection_file(shell: Shell) -> None:

@@ -54,15 +54,17 @@ class NotebookCopy:
 
 
 def bring_back(store: Store, manifest: Manifest, notebook: str | None) -> list[str]:
-    """Write the saved document where the notebook is gone; return what to tell the user."""
+    """Write the saved document where the notebook is gone; return what to tell the user.
+
+    Never raises; on failure nothing stands in the notebook's place.
+    """
     if notebook is None or os.path.lexists(notebook):
         return []
     gone = f"The notebook {notebook} was gone"
-    if _DOCUMENT not in store.names(manifest):
-        return [f"{gone}, and the checkpoint holds no copy of it."]
     try:
-        with open(notebook, "xb") as out:
-            out.write(store.read_file(manifest, _DOCUMENT))
+        if _DOCUMENT not in store.names(manifest):
+            return [f"{gone}, and the checkpoint holds no copy of it."]
+        _write_new(Path(notebook), store.read_file(manifest, _DOCUMENT))
     except (OSError, CheckpointError) as error:
         return [f"{gone} and was not put back: {error}"]
     return [f"{gone}; the copy saved with the checkpoint was put back."]
@@ -75,10 +77,19 @@ def _write_beside(original: Path, content: bytes) -> str:
         ending = f"-{number}" if number else ""
         path = original.with_name(f"{original.stem}-restored{ending}.ipynb")
         try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            _write_new(path, content)
         except FileExistsError:
             number += 1
             continue
+        return str(path)
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    """Write a file that must not exist yet; on `OSError` there is none, or not ours."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
         with os.fdopen(handle, "wb") as out:
             out.write(content)
-        return str(path)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
