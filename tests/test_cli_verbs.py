@@ -68,6 +68,25 @@ def test_list_of_a_living_kernel_without_checkpoints_is_empty(shell: Shell) -> N
     assert shell.run("list", KERNEL_ID, "--json").document == []
 
 
+def test_list_of_a_notebook_with_two_kernels_shows_the_checkpoints_of_both(shell: Shell) -> None:
+    notebook = str(shell.folder / "job.ipynb")
+    wanted = []
+    for kernel_id in (KERNEL_ID, OTHER_ID):
+        shell.kernels.add(kernel_id, notebook=notebook)
+        wanted.append(stored(shell.store, a_manifest(
+            kernel_id, notebook={"path": notebook, "sha256": ""})).id)
+    listed = shell.run("list", "job.ipynb", "--json").document
+    assert sorted(m["id"] for m in listed) == sorted(wanted)
+
+
+def test_list_of_what_may_be_two_kernels_is_refused(shell: Shell) -> None:
+    for kernel_id in ("abcd" + KERNEL_ID[4:], "abcd" + OTHER_ID[4:]):
+        shell.kernels.add(kernel_id, notebook=str(shell.folder / "job.ipynb"))
+        stored(shell.store, a_manifest(kernel_id))
+    for text in ("abcd", "job.ipynb"):
+        assert shell.run("list", text, "--json").error["id"] == "ambiguous-id"
+
+
 def test_show_tells_all_about_one(shell: Shell) -> None:
     manifest = stored(shell.store, a_manifest(name="half-way", note="[bold]not markup"))
     assert shell.run("show", manifest.id[:6], "--json").document == manifest.to_dict()

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import CheckpointError, KernelNotFound, NotFound, NotOurKernel, RecordCorrupt
+from ..errors import (
+    AmbiguousId,
+    CheckpointError,
+    KernelNotFound,
+    NotFound,
+    NotOurKernel,
+    RecordCorrupt,
+)
 from .call import Call, verb
 from .output import plain_table
 from .places import shown_path
@@ -49,8 +56,9 @@ def _of_kernel(call: Call, manifests: list[Manifest], text: str) -> list[Manifes
     """Return the checkpoints of the kernel or notebook `text` names, dead or alive.
 
     Raises `KernelNotFound` when neither a checkpoint nor a living kernel
-    answers to it, and `RecordCorrupt` when no checkpoint does and the kernel's
-    record cannot be read.
+    answers to it, `RecordCorrupt` when no checkpoint does and the kernel's
+    record cannot be read, and `AmbiguousId` when it fits several kernels and is
+    not the notebook of a checkpoint.
     """
     from ..kernel_lookup import SHORTEST_PREFIX, checked_kernel_reference
 
@@ -65,6 +73,8 @@ def _of_kernel(call: Call, manifests: list[Manifest], text: str) -> list[Manifes
         kernel_ids.add(record.kernel_id)
         if record.notebook:
             notebooks.add(os.path.realpath(record.notebook))
+    except AmbiguousId as error:
+        problem, prefix = error, ""  # kernels may share a notebook, but not an id
     except (NotFound, NotOurKernel, RecordCorrupt) as error:
         problem = error
     found = [m for m in manifests if _kernel_id(m) in kernel_ids
