@@ -76,7 +76,16 @@ def test_with_json_nobody_talks(capsys) -> None:
     screen.document({"ü": 1})
     captured = capsys.readouterr()
     assert (json.loads(captured.out), captured.err) == ({"ü": 1}, "")
-    assert "ü" in captured.out
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_json_is_valid_whatever_standard_output_can_write(monkeypatch, encoding) -> None:
+    names = {"path": "/data/ü 😀/\udcff.ipynb"}
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(
+        written, encoding=encoding, errors="backslashreplace"))
+    Screen(as_json=True).document(names)
+    assert json.loads(written.getvalue()) == names
 
 
 def test_short_ids_grow_until_they_differ() -> None:

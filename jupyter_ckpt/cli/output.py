@@ -54,8 +54,11 @@ class Screen:
         return Console(file=stream, highlight=False, soft_wrap=True)
 
     def document(self, data: Any) -> None:
-        """Print the JSON answer of the command (only called with ``--json``)."""
-        click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+        """Print the JSON answer of the command (only called with ``--json``).
+
+        In ASCII: JSON's own escapes are the same in every encoding of standard output.
+        """
+        click.echo(json.dumps(data, indent=2))
 
     def line(self, text: str) -> None:
         """Print one line of the result, exactly as it is."""
