@@ -215,6 +215,16 @@ def test_start_that_fails_leaves_no_connection_file(shell: Shell) -> None:
     assert list(shell.locations.connection_dir.glob("kernel-*.json")) == []
 
 
+def test_start_in_a_runtime_folder_that_cannot_be_made_says_so(
+        shell: Shell, monkeypatch) -> None:
+    (shell.folder / "file").touch()
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(shell.folder / "file" / "runtime"))
+    ran = shell.run("start", "--json")
+    assert ran.error["id"] == "launch-failed"
+    assert str(shell.folder / "file" / "runtime") in ran.error["hint"]
+    assert shell.kernels.calls == []
+
+
 def test_stop_ends_the_kernel(shell: Shell) -> None:
     shell.kernels.add()
     assert shell.run("stop", KERNEL_ID[:6], "--json").document == {"stopped": KERNEL_ID}

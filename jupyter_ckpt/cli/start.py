@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
@@ -77,10 +78,10 @@ def _launch(call: Call, name: str, notebook: Path | None) -> Record:
     manager = _manager(name)
     kernel_id, request_id = str(uuid.uuid4()), uuid.uuid4().hex
     folder = call.locations.connection_dir
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = str(folder / f"kernel-{kernel_id}.json")
     ports: dict[str, Any] = {**kernel_ports(_IP)}
     try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_connection_file(path, ip=_IP, transport="tcp", kernel_name=name,
                               key=str(uuid.uuid4()).encode(), **ports)
         manager.connection_file = path
@@ -92,7 +93,8 @@ def _launch(call: Call, name: str, notebook: Path | None) -> Record:
             connection_file=path, language=str(spec.language or ""), notebook=document,
             request_id=request_id)
     except OSError as error:
-        Path(path).unlink(missing_ok=True)
+        with suppress(OSError):  # the folder itself may be what is amiss
+            os.unlink(path)
         raise LaunchFailed(f"Kernel {name!r} could not be started: {error}.",
                            f"Check that {folder} can be written.") from error
     except KeyboardInterrupt:
