@@ -32,6 +32,7 @@ LIMITS: dict[str, list[str]] = {
     "caps": [
         "A session can be restored only while the process ids it had are free.",
         "Network connections between processes of a session come back closed.",
+        "Sessions that watch files with inotify cannot be saved.",
     ],
     "none": ["Processes cannot be saved."],
 }

@@ -13,7 +13,9 @@ import pytest
 from ordinary_user import OrdinaryUser, ordinary_user
 
 from jupyter_ckpt import native_build
-from jupyter_ckpt.doctor import doctor
+from jupyter_ckpt.doctor import LIMITS, doctor
+from jupyter_ckpt.engine.unsupported import UNSUPPORTED
+from jupyter_ckpt.privileges import MODES
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 REPORT = "import json; from jupyter_ckpt.doctor import doctor; print(json.dumps(doctor()))"
@@ -47,6 +49,12 @@ def only_problem(found: dict[str, object]) -> dict[str, str]:
     assert found["process"] is False
     assert found["mode"] == "none"
     return problems[0]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_limits_tell_of_inotify_where_it_is_refused(mode: str) -> None:
+    told = any("inotify" in limit for limit in LIMITS[mode])
+    assert told == (mode in UNSUPPORTED["inotify"].modes)
 
 
 @AS_ROOT
