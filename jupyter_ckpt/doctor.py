@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import sys
@@ -54,7 +53,6 @@ def doctor(configured: str | None = None, store: Path | None = None) -> dict[str
         "mode": mode.name if passed is not None else "none",
         "criu": criu.to_dict() if criu else None,
         "problems": problems,
-        "variables": importlib.util.find_spec("dill") is not None,
         "capture": "full" if passed is not None else None,
         "limits": LIMITS[mode.name if passed is not None else "none"],
         "modes": {name: _mode_entry(name, criu) for name in MODES},

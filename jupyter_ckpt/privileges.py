@@ -5,7 +5,7 @@
 ``rootless``  unprivileged user namespaces: a box of one's own
 ``caps``      only criu is privileged (CAP_CHECKPOINT_RESTORE): no box, the
               same pids must be free when restoring
-``none``      nothing of this: the variables of a kernel only
+``none``      nothing of this: kernels run and cannot be saved
 ============ ============================================================
 
 Each mode is tried, not guessed: containers, security modules and sysctls
