@@ -15,6 +15,9 @@ import type {
   ISaveOptions
 } from './manifest';
 
+/** How a proxy answers for a server that is away, or slower than it cares to wait. */
+const GATEWAY_STATUSES = [502, 503, 504];
+
 /**
  * Something the server refused or could not do, with the next step.
  */
@@ -47,7 +50,7 @@ export class CheckpointError extends Error {
  * The routes of the server extension.
  *
  * Every method rejects with a `CheckpointError`; status 0 means that the server
- * did not answer at all.
+ * did not answer: nobody did, or a proxy in its place.
  */
 export class CheckpointApi {
   constructor(private readonly _settings: ServerConnection.ISettings) {}
@@ -123,18 +126,32 @@ export class CheckpointApi {
       );
       text = await response.text();
     } catch (error) {
-      throw new CheckpointError(
-        'The Jupyter server does not answer.',
-        'Check that it runs, then try again.',
-        0,
-        String(error)
-      );
+      throw silence(String(error));
     }
     if (!response.ok) {
       throw refusal(response, text);
     }
-    return (text ? JSON.parse(text) : null) as T;
+    try {
+      return (text ? JSON.parse(text) : null) as T;
+    } catch {
+      // A login page, for example, to which the request was redirected.
+      throw new CheckpointError(
+        'The answer did not come from the Jupyter server.',
+        'Load the page again: you may have to log in.',
+        response.status
+      );
+    }
   }
+}
+
+/** Return the error that no answer of the server stands for. */
+function silence(log: string): CheckpointError {
+  return new CheckpointError(
+    'The Jupyter server does not answer.',
+    'Check that it runs, then try again.',
+    0,
+    log
+  );
 }
 
 /** Return the error an unsuccessful answer stands for, whoever wrote it. */
@@ -148,16 +165,17 @@ function refusal(response: Response, text: string): CheckpointError {
   if (data.error?.message) {
     return CheckpointError.fromBody(data.error, response.status);
   }
-  if (response.status === 404 && !data.error) {
+  const told = `The server answered ${response.status} ${response.statusText}.`;
+  if (GATEWAY_STATUSES.includes(response.status)) {
+    return silence(told);
+  }
+  // Jupyter answers with a page of its own where no extension has a route.
+  if (response.status === 404 && /jupyter[ _]server/i.test(text)) {
     return new CheckpointError(
       'This Jupyter server has no checkpoint support.',
       'Run "jupyter server extension enable jupyter_ckpt" and start the server again.',
       404
     );
   }
-  return new CheckpointError(
-    data.message ?? `The server answered ${response.status} ${response.statusText}.`,
-    '',
-    response.status
-  );
+  return new CheckpointError(data.message ?? told, '', response.status);
 }

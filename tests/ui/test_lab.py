@@ -33,6 +33,14 @@ def answer_with(status: int, body: dict[str, Any]) -> Any:
     return handle
 
 
+def answer_with_page(status: int, text: str) -> Any:
+    """Answer as a login page or a proxy does, with HTML."""
+    def handle(route: Route) -> None:
+        route.fulfill(status=status, content_type="text/html", body=text)
+
+    return handle
+
+
 # -- saving ---------------------------------------------------------------------------------
 def test_button_saves_and_tells_size_and_pause(open_notebook: OpenNotebook) -> None:
     page = open_notebook("button.ipynb", "x = 1")
@@ -89,6 +97,43 @@ def test_button_does_not_wait_for_ever_for_an_event_that_was_lost(
     expect(page.button).to_have_attribute("aria-disabled", "true")
     expect(page.button).to_have_attribute("aria-disabled", "false", timeout=60_000)
     page.save()
+
+
+def test_a_save_goes_on_while_a_proxy_answers_for_a_server_that_restarts(
+    open_notebook: OpenNotebook,
+) -> None:
+    page = open_notebook("proxy.ipynb", "x = 1")
+    page.expected.append("status of 50[23]")
+    answers = [answer_with_page(502, "<h1>Bad Gateway</h1>"), answer_with(503, {"message": "No"})]
+    page.page.route(re.compile(r"/api/ckpt/jobs/"), lambda route: (
+        answers.pop()(route) if answers else route.continue_()))
+    assert page.save()["kernel"]["id"] == page.kernel_id
+    assert answers == []
+
+
+def test_a_login_page_in_place_of_an_answer_is_told(open_notebook: OpenNotebook) -> None:
+    page = open_notebook("login.ipynb", "x = 1")
+    page.page.route(re.compile(r"/api/ckpt/kernels/[^/]+/checkpoints"),
+                    answer_with_page(200, "<h1>Log in</h1>"))
+    page.button.click()
+    expect(page.toast("The answer did not come from the Jupyter server.")).to_be_visible()
+
+
+@pytest.mark.parametrize(("status", "whose", "told"), [
+    (404, "a proxy's", "The server answered 404"),
+    (404, "Jupyter's", "This Jupyter server has no checkpoint support."),
+    (504, "a proxy's", "The Jupyter server does not answer."),
+])
+def test_a_page_of_a_proxy_is_not_taken_for_one_of_jupyter(
+    open_notebook: OpenNotebook, status: int, whose: str, told: str
+) -> None:
+    page = open_notebook("pages.ipynb", "x = 1")
+    page.expected.append(f"status of {status}")
+    text = page.server.request("GET", "/api/nothing").text if whose == "Jupyter's" else "<p>No"
+    page.page.route(re.compile(r"/api/ckpt/kernels/[^/]+/checkpoints"),
+                    answer_with_page(status, text))
+    page.button.click()
+    expect(page.toast(told)).to_be_visible()
 
 
 def test_menu_palette_and_shortcut_offer_the_commands(open_notebook: OpenNotebook) -> None:
