@@ -90,8 +90,16 @@ $(STAMPS)/venv: | $(STAMPS)/system
 	$(BIN)/pip install -q --upgrade pip
 	mkdir -p $(STAMPS) && touch $@
 
+# What the extension's build tools can run on.
+NODE_IS_NEW_ENOUGH = npm --version >/dev/null 2>&1 && \
+	IFS=. read -r major minor _ <<< "$$(node --version 2>/dev/null | tr -d v)" && \
+	(( major > 22 || (major == 22 && minor >= 12) || (major == 20 && minor >= 19) ))
+
 $(STAMPS)/labextension: labextension/package-lock.json $(shell find labextension/src \
 		labextension/style labextension/schema -type f) | $(STAMPS)/venv
+	@$(NODE_IS_NEW_ENOUGH) || { echo "error: building the JupyterLab extension needs" \
+		"Node 20.19 or newer (of Node 22: 22.12) with npm; Debian 12's own is too old." \
+		"Install it and run make again." >&2; exit 1; }
 	cd labextension && npm ci --no-audit --no-fund --loglevel=error && npm run --silent build:prod
 	touch $@
 

@@ -44,7 +44,7 @@ class NativeBuildHook(BuildHookInterface):  # type: ignore[type-arg]
             return
         npm = shutil.which("npm")
         if npm is None:
-            raise RuntimeError("Building from a checkout needs npm (Node.js 20 or newer) "
+            raise RuntimeError("Building from a checkout needs npm (Node 20.19 or newer) "
                                "for the JupyterLab extension. Install it, or use a wheel.")
         for command in (["ci"], ["run", "build:prod"]):
             subprocess.run([npm, *command], cwd=Path(self.root, "labextension"), check=True)
