@@ -12,8 +12,9 @@ from .call import Call, verb
 def setup(call: Call, force: bool) -> None:
     """Get a CRIU that works here and build what goes with it.
 
-    CRIU comes from Debian's packages into this Python environment; the system
-    is not changed. Run again whenever you like: what works is left alone.
+    CRIU comes from Debian's packages into this Python environment if it is a
+    venv or conda environment, else into Jupyter's data folder; the system is
+    not changed. Run again whenever you like: what works is left alone.
     """
     from ..setup_criu import set_up
 
