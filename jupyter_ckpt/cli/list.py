@@ -34,7 +34,7 @@ def list_checkpoints(call: Call, kernel: str | None) -> None:
     """List checkpoints, newest first.
 
     With KERNEL only those of this kernel or notebook, whether it still runs
-    or not.
+    or not. Several kernels may have the notebook.
     """
     manifests = call.store.manifests()
     problems = call.store.problems()

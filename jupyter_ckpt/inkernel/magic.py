@@ -168,7 +168,7 @@ and the very place in the code where the session is now. It stands still for a
 fraction of a second and then goes on.
 
 NAME          a name for the checkpoint; it may have spaces
---note TEXT   a remark of any length that fits in quotes
+--note TEXT   a remark of at most 10,000 characters
 --pin         keep it: tidying up never removes a pinned checkpoint
 --list        show the checkpoints of this notebook instead of saving
 
@@ -181,7 +181,7 @@ NAME          a name for the checkpoint; it may have spaces
               keep besides the newest of each of the last N hours, N days
 --off         no automatic checkpoints any more
 
-Restore one from the Checkpoints panel of JupyterLab, or in a terminal with
+Restore one from the Kernel menu of JupyterLab, or in a terminal with
 
     jupyter ckpt restore ID
 
