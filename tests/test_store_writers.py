@@ -12,7 +12,7 @@ import pytest
 from store_kit import chunk_files, fast_folder, in_child, manifest, noise, save, text
 
 from jupyter_ckpt.errors import CheckpointNotFound, NameTaken, StoreUnusable
-from jupyter_ckpt.store import Store, locks
+from jupyter_ckpt.store import Store, collect, locks
 from jupyter_ckpt.store.locks import EXCLUSIVE, SHARED, LockFile
 
 
@@ -116,6 +116,38 @@ def test_collection_counts_what_it_removes(store: Store, folder: Path) -> None:
     assert store.collect() == {"removed_chunks": len(fresh), "removed_bytes": size}
     assert set(chunk_files(store)) == before
     store.check(kept)
+
+
+def test_checkpoint_made_anew_under_its_id_while_others_are_collected_stays_whole(
+    store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = save(store, {"a": noise(600_000, 1)}, folder / "in", note="damaged")
+
+    def save_anew(name: str) -> None:
+        if name == "gc.marked":
+            store.remove(first.id)
+            save(store, {"a": noise(600_000, 2)}, folder / "in", id=first.id)
+
+    monkeypatch.setattr(collect, "point", save_anew)
+    store.collect()
+    again = store.resolve(first.id)
+    assert again.note is None
+    assert store.verify() == {"checked": 1, "bad": []}
+    assert store.read_file(again, "a") == noise(600_000, 2)
+    monkeypatch.undo()
+    store.remove(again.id)
+    store.collect()
+    assert chunk_files(store) == []
+
+
+def test_checkpoint_that_is_renamed_while_others_are_collected_stays_whole(
+    store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = save(store, {"a": noise(600_000, 1)}, folder / "in")
+    store.remove(save(store, {"a": noise(600_000, 2)}, folder / "in").id)
+    monkeypatch.setattr(collect, "point", lambda name: store.update(saved.id, note=name))
+    assert store.collect()["removed_chunks"] > 0
+    assert store.verify() == {"checked": 1, "bad": []}
 
 
 def test_two_collections_at_once_are_refused(store: Store) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, suppress
 
 from ..errors import CheckpointNotFound, IntegrityError, StoreUnusable
 from ..faults import point
@@ -15,7 +16,7 @@ from .claims import read_claims, remove_dead
 from .disk import explaining
 from .layout import Layout
 from .locks import EXCLUSIVE, LockFile
-from .manifests import ManifestFolder
+from .manifests import ManifestFolder, Version
 
 _NAME_CHARS = 64
 _HEX = frozenset("0123456789abcdef")
@@ -36,7 +37,7 @@ class Collection:
     def __init__(self, layout: Layout, manifests: ManifestFolder) -> None:
         self._layout = layout
         self._manifests = manifests
-        self._marked: set[str] = set()
+        self._marked: set[Version] = set()
         self._needed: set[bytes] = set()
         self._removed_chunks = 0
         self._removed_bytes = 0
@@ -67,11 +68,12 @@ class Collection:
 
     def _mark(self) -> None:
         """Note what the checkpoints need that were not looked at yet."""
-        fresh = [one for one in self._manifests.ids() if one not in self._marked]
+        fresh = [one for one in self._versions() if one not in self._marked]
         if not fresh:
             return
         with closing(ChunkReader(self._layout.chunks, self._layout.cipher)) as reader:
-            for checkpoint_id in fresh:
+            for version in fresh:
+                checkpoint_id = version[0]
                 try:
                     content = bytes.fromhex(self._manifests.read(checkpoint_id).content)
                     entries = tree.decode(reader.read(content))
@@ -85,7 +87,14 @@ class Collection:
                         f"'jupyter ckpt rm {checkpoint_id}'.") from error
                 self._needed.add(content)
                 self._needed.update(tree.digests(entries))
-                self._marked.add(checkpoint_id)
+                self._marked.add(version)
+
+    def _versions(self) -> Iterator[Version]:
+        # Not only ids: a checkpoint that was found damaged is saved anew under its own, and
+        # needs other chunks then. Taken before it is read: of a later one, it is read again.
+        for checkpoint_id in self._manifests.ids():
+            with suppress(CheckpointNotFound):  # removed since the listing
+                yield self._manifests.version(checkpoint_id)
 
     def _sweep(self, fan: str) -> None:
         folder = self._layout.chunks / fan

@@ -40,6 +40,7 @@ _SUFFIX = ".json"
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CHANGEABLE = {"name", "note", "pinned", "parked"}
 MAX_MANIFEST_BYTES = 64 << 20
+Version = tuple[str, int, int]
 
 
 class ManifestFolder:
@@ -55,6 +56,17 @@ class ManifestFolder:
             names = os.listdir(self._folder)
         stems = [name[:-len(_SUFFIX)] for name in names if name.endswith(_SUFFIX)]
         return sorted(stem for stem in stems if is_id(stem))
+
+    def version(self, checkpoint_id: str) -> Version:
+        """Return what tells a manifest from every other that has had, or will have, its id.
+
+        Raises `CheckpointNotFound`, `OSError`.
+        """
+        try:
+            found = os.lstat(self._path(checkpoint_id))
+        except FileNotFoundError as error:
+            raise _not_found(checkpoint_id) from error
+        return checkpoint_id, found.st_ino, found.st_mtime_ns
 
     def all(self) -> tuple[list[Manifest], list[tuple[str, IntegrityError]]]:
         """Return the readable manifests, newest first, and (id, error) for every other."""
