@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from store_kit import (
 )
 
 from jupyter_ckpt.errors import CheckpointError, OutOfSpace, StoreUnusable
-from jupyter_ckpt.store import Store
+from jupyter_ckpt.store import Store, transaction
 
 FILES = {"a": mixed(), "b": text(100)}
 NEW_ID = "feed11112222"
@@ -193,6 +194,31 @@ def test_writes_come_in_the_order_that_survives_a_crash(folder: Path) -> None:
     assert calls.seen[manifest_rename][1].endswith(f"{NEW_ID}.json")
     fsyncs = [index for index, name in enumerate(names) if name == "fsync"]
     assert [index < manifest_rename for index in fsyncs] == [True, False]  # file, then folder
+
+
+def test_syncs_hear_of_every_write_that_failed_since_the_checkpoint_was_begun(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = prepared(folder)
+    outside = open_files()
+    synced: list[int] = []
+    monkeypatch.setattr(transaction, "sync_filesystem", synced.append)
+    with store.transaction("a-request") as writer:
+        begun = open_files()
+        writer.add_bytes("a", noise(100_000))
+        writer.commit(manifest())
+    # The kernel tells it to descriptors that were open when the write failed.
+    assert [begun.get(descriptor) for descriptor in synced] == [str(store.root / "chunks")] * 2
+    assert open_files() == outside
+
+
+def open_files() -> dict[int, str]:
+    """Return what this process has open, by descriptor."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the listing's own
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+    return found
 
 
 def test_short_writes_are_continued(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -48,16 +48,17 @@ class Transaction:
         self._entries: dict[str, tree.Entry] = {}
         self._state = "open"
         self._harvest = Harvest()
-        with explaining("begin a checkpoint"):
+        with explaining("begin a checkpoint"), ExitStack() as undone:
             remove_dead(layout)  # or checkpoints that are killed again and again fill the disk
             self._place = Workplace(layout, request_id)
-            try:
-                if layout.cipher is None:  # read anew just now, with the place
-                    manifests.check_plain()
-                point("store.begun")
-            except BaseException:
-                self._place.close()
-                raise
+            undone.callback(self._place.close)
+            # Before the first chunk: a sync tells only of writes that have failed since then.
+            self._chunks = os.open(layout.chunks, _FOLDER_FLAGS)
+            undone.callback(os.close, self._chunks)
+            if layout.cipher is None:  # read anew just now, with the place
+                manifests.check_plain()
+            point("store.begun")
+            self._open = undone.pop_all()
         self._writers = Writers(layout, self._place, prove, self._harvest)
 
     @property
@@ -72,7 +73,7 @@ class Transaction:
                  trace: TracebackType | None) -> None:
         self._state = "closed"
         self._writers.close()
-        self._place.close()
+        self._open.close()
         self._harvest.clear()
 
     def add_file(self, name: str, path: Path, extents: Sequence[Extent] | None = None,
@@ -167,8 +168,7 @@ class Transaction:
             self._writers.take_back(writer)
 
     def _publish_chunks(self) -> None:
-        chunks = os.open(self._layout.chunks, _FOLDER_FLAGS)
-        place = os.open(self._place.path, _FOLDER_FLAGS)
+        chunks, place = self._chunks, os.open(self._place.path, _FOLDER_FLAGS)
         try:
             # Before the renames: a name in chunks/ must never stand for torn bytes.
             sync_filesystem(chunks)
@@ -187,7 +187,6 @@ class Transaction:
             point("store.chunks-named")
         finally:
             os.close(place)
-            os.close(chunks)
 
     @staticmethod
     def _make_fan(chunks: int, name: str) -> None:
