@@ -19,14 +19,19 @@ from jupyter_harness import Home, StartServer, wait_until
 from tornado.web import HTTPError
 
 from jupyter_ckpt import offers
+from jupyter_ckpt.errors import DumpFailed
 from jupyter_ckpt.faults import VARIABLE
 from jupyter_ckpt.locations import Locations
+from jupyter_ckpt.manifest import Manifest
 from jupyter_ckpt.procfs import ProcessId
 from jupyter_ckpt.record import Record, read_record, write_record
 from jupyter_ckpt.server import departure
 from jupyter_ckpt.server.backend import Backend
 from jupyter_ckpt.server.departure import Departure
+from jupyter_ckpt.server.events import Emitter, Silence
+from jupyter_ckpt.server.fork_service import ForkService
 from jupyter_ckpt.server.owner import is_orphan_of, this_process
+from jupyter_ckpt.server.park_service import ParkService
 from jupyter_ckpt.server.threads import DaemonThreads
 from jupyter_ckpt.store import Store
 
@@ -63,14 +68,19 @@ class FakeManager:
     def __init__(self, vanished: str) -> None:
         self.kernels = dict.fromkeys(KERNELS)
         self.vanished = vanished
+        self.states = dict.fromkeys(KERNELS, ("idle", 0))
+
+    def __contains__(self, kernel_id: str) -> bool:
+        return kernel_id in self.kernels
 
     def list_kernel_ids(self) -> list[str]:
         return list(self.kernels)
 
     def get_kernel(self, kernel_id: str) -> Any:
         ready = SimpleNamespace(done=lambda: True)
+        state, at = self.states[kernel_id]
         return SimpleNamespace(stop_restarter=lambda: None, _close_control_socket=lambda: None,
-                               ready=ready)
+                               ready=ready, execution_state=state, last_activity=at)
 
     def stop_watching_activity(self, kernel_id: str) -> None:
         if kernel_id == self.vanished:
@@ -107,8 +117,8 @@ def test_one_save_that_goes_wrong_keeps_no_other_kernel_running(
             if record.kernel_id == KERNELS[1]:
                 raise RuntimeError("nobody thought of that")
 
-            async def mark() -> bool:
-                return True
+            async def mark(is_unused: Callable[[], bool]) -> bool:
+                return is_unused()
 
             return SimpleNamespace(mark=mark)
 
@@ -116,6 +126,100 @@ def test_one_save_that_goes_wrong_keeps_no_other_kernel_running(
     parks: Any = Parks()
     asyncio.run(Departure(backend, parks, manager, logging.getLogger()).leave("save-and-stop", 1))
     assert list(manager.kernels) == [KERNELS[0], KERNELS[2]], "the server ends these, saved"
+
+
+def saved_by(backend: Backend, kernel_id: str) -> Manifest:
+    notebook = backend.locations.connection_dir / f"{kernel_id}.ipynb"
+    notebook.write_text("{}")
+    return stored(Store.open(backend.locations.store_dir),
+                  a_manifest(kernel_id, notebook={"path": str(notebook), "sha256": ""}))
+
+
+def test_kernel_that_is_used_while_others_are_saved_is_left_running(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = {kernel_id: alive(backend, kernel_id) for kernel_id in KERNELS}
+    monkeypatch.setattr(departure, "record_shown", lambda manager, each: records[each])
+    manager = FakeManager(vanished="")
+    busy = KERNELS[2]
+    manager.states[busy] = ("busy", 0)
+
+    def secure(record: Record, **_: Any) -> Manifest:
+        if record.kernel_id == KERNELS[0]:  # the slowest: meanwhile people go on
+            manager.states.update({KERNELS[1]: ("idle", 1), busy: ("busy", 1)})
+        return saved_by(backend, record.kernel_id)
+
+    monkeypatch.setattr(backend, "secure", secure)
+    parks = park_service(backend, Silence(), FakeSaves())
+    asyncio.run(Departure(backend, parks, manager, logging.getLogger()).leave("save-and-stop", 1))
+    # A cell that runs goes on from where it was saved, whatever it has printed since.
+    assert list(manager.kernels) == [KERNELS[0], busy], "the server ends these"
+    parked = {manifest.kernel["id"]: manifest.parked for manifest in backend.manifests()}
+    assert parked == {KERNELS[0]: True, KERNELS[1]: False, busy: True}
+
+
+class FakeSaves:
+    """A `SaveService` whose documents are files, or cannot be read for a reason of their own."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.failure = failure
+
+    async def document_of(self, record: Record) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+
+def park_service(backend: Backend, events: Emitter, saves: Any) -> ParkService:
+    return ParkService(backend, events, saves, logging.getLogger())  # type: ignore
+
+
+class Told:
+    """Takes events, and keeps them."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str | None]] = []
+
+    def emit(self, action: str, phase: str, **fields: Any) -> None:
+        self.events.append((phase, fields.get("message")))
+
+
+@pytest.mark.parametrize("used_at", ["before", "while it is marked"])
+def test_kernel_that_is_used_before_it_is_ended_is_not_marked_and_not_ended(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, used_at: str
+) -> None:
+    told, used = Told(), used_at == "before"
+    manifest = saved_by(backend, KERNELS[0])
+    monkeypatch.setattr(backend, "secure", lambda record, **_: manifest)
+    mark_parked = backend.mark_parked
+
+    def marked_late(checkpoint_id: str) -> Manifest:
+        nonlocal used
+        used = True
+        return mark_parked(checkpoint_id)
+
+    monkeypatch.setattr(backend, "mark_parked", marked_late)
+
+    async def park() -> bool:
+        parks = park_service(backend, told, FakeSaves())
+        parking = await parks.secure(alive(backend, KERNELS[0]), "cull")
+        assert parking is not None
+        return await parking.mark(lambda: not used)
+
+    assert not asyncio.run(park())
+    assert [one.parked for one in backend.manifests()] == [False]
+    assert told.events == [("started", None),
+                           ("succeeded", "The session is in use again and goes on.")]
+
+
+@pytest.mark.parametrize("failure", [HTTPError(503, "no such service"), OSError("no disk")])
+def test_save_that_fails_in_any_way_is_told_and_the_kernel_not_ended(
+    backend: Backend, failure: Exception
+) -> None:
+    told = Told()
+    parks = park_service(backend, told, FakeSaves(failure))
+    assert asyncio.run(parks.secure(alive(backend, KERNELS[0]), "cull")) is None
+    assert [phase for phase, _ in told.events] == ["started", "failed"]
+    assert "Saving failed" in str(told.events[-1][1])
 
 
 def test_offer_is_made_from_the_record_on_disk_and_not_from_an_old_one(backend: Backend) -> None:
@@ -144,6 +248,22 @@ def test_end_waits_for_the_agent_that_the_record_on_disk_names(
     with pytest.raises(Exception, match="does not end"):
         backend.stop(Record(KERNELS[0], kernel=GONE, agent=GONE))
     assert read_record(folder).agent == me()
+
+
+def test_fork_that_fails_in_any_way_is_told(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told()
+    alive(backend, KERNELS[0])
+
+    def fork(*_: Any) -> None:
+        raise OSError("no disk")
+
+    monkeypatch.setattr(backend, "fork", fork)
+    forks = ForkService(backend, told, None, (), None, logging.getLogger())  # type: ignore
+    with pytest.raises(DumpFailed, match="no disk"):
+        asyncio.run(forks.fork(KERNELS[0], 1))
+    assert [phase for phase, _ in told.events] == ["started", "failed"]
 
 
 # -- the threads ---------------------------------------------------------------------------

@@ -88,11 +88,7 @@ class Culling:
         if parking is None:
             return
         point("cull.saved")
-        if self._use(kernel_id) != before:
-            self._log.info("Kernel %s is in use again and is not culled.", kernel_id)
-            parking.dropped()
-            return
-        if not await parking.mark():
+        if not await parking.mark(lambda: self._use(kernel_id) == before):
             return
         try:
             await ensure_async(method(kernel_id))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from ..errors import CheckpointError
@@ -54,15 +55,45 @@ class Departure:
                            len(left))
 
     async def _unsaved(self, ours: dict[str, Record], budget_s: float) -> dict[str, Record]:
-        """Park all of `ours`; return those that must not be ended."""
-        saved = await asyncio.gather(
-            *(self._park(record, budget_s) for record in ours.values()), return_exceptions=True)
+        """Park all of `ours`; return those that must not be ended.
+
+        None is marked before all are saved: whoever uses a kernel until then keeps it.
+        """
+        alive = {key: record for key, record in ours.items() if record.is_alive()}
+        uses = {key: self._use(key) for key in alive}
+        saved = await self._each(alive, lambda key: self._parks.secure(
+            alive[key], "shutdown", budget_s))
         point("depart.saved")
-        for kernel_id, error in zip(ours, saved):
+        marked = await self._each(saved, lambda key: saved[key].mark(
+            lambda: uses[key] is None or self._use(key) == uses[key]))
+        return {key: record for key, record in alive.items() if key not in marked}
+
+    async def _each(self, kernel_ids: Iterable[str], act: Callable[[str], Awaitable[Any]]
+                    ) -> dict[str, Any]:
+        """Do `act` with all kernels at once; return what it answered, if that is not nothing.
+
+        A kernel with which it went wrong is logged, and not among them.
+        """
+        asked = list(kernel_ids)
+        answers = await asyncio.gather(*map(act, asked), return_exceptions=True)
+        for kernel_id, error in zip(asked, answers):
             if isinstance(error, BaseException):
                 self._log.error("Kernel %s could not be saved and is left running.", kernel_id,
                                 exc_info=error)
-        return {key: record for (key, record), done in zip(ours.items(), saved) if done is not True}
+        return {key: answer for key, answer in zip(asked, answers)
+                if answer and not isinstance(answer, BaseException)}
+
+    def _use(self, kernel_id: str) -> tuple[Any, ...] | None:
+        """Return what changes when somebody runs a cell; None while one runs.
+
+        That one goes on from the moment it was saved at. Who watches does not
+        count, unlike for a cull: pages are closed when a server ends.
+        """
+        if kernel_id not in self._kernels:
+            return ()
+        kernel = self._kernels.get_kernel(kernel_id)
+        busy = kernel.execution_state == "busy"
+        return None if busy else (kernel.execution_state, kernel.last_activity)
 
     async def _settle(self) -> None:
         """Let no kernel begin to restart, and those that do come to their end.
@@ -85,12 +116,6 @@ class Departure:
             if record is not None:
                 found[kernel_id] = record
         return found
-
-    async def _park(self, record: Record, budget_s: float) -> bool:
-        if not record.is_alive():
-            return True
-        parking = await self._parks.secure(record, "shutdown", budget_s)
-        return parking is not None and await parking.mark()
 
     def _let_go_surely(self, kernel_id: str) -> bool:
         """Like `_let_go`; False, and a word in the log, for a kernel that has vanished, say.

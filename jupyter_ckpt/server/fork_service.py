@@ -8,7 +8,7 @@ import uuid
 from contextlib import suppress
 from typing import Any
 
-from ..errors import CheckpointError, KernelNotFound, LaunchFailed, UsageError
+from ..errors import CheckpointError, DumpFailed, KernelNotFound, LaunchFailed, UsageError
 from ..protocol import Job
 from .backend import Backend
 from .documents import Documents
@@ -61,6 +61,12 @@ class ForkService:
         except CheckpointError as error:
             act.failed(error)
             raise
+        except Exception as error:
+            self._log.exception("Forking kernel %s failed unexpectedly.", kernel_id)
+            failure = DumpFailed(f"Forking failed unexpectedly: {error!r}.",
+                                 "The server's log has the details.")
+            act.failed(failure)
+            raise failure from error
         act.succeeded()
         return shown
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import uuid
+from collections.abc import Callable
 
 from ..errors import CheckpointError, DumpFailed
 from ..manifest import Manifest
@@ -39,13 +40,15 @@ class ParkService:
             manifest = await self._backend.run(
                 self._backend.secure, record, trigger=trigger, deadline_s=deadline_s,
                 document=await self._saves.document_of(record))
-        except (CheckpointError, OSError) as caught:
+        except Exception as caught:  # of a contents manager, too
             error = _explained(caught)
             self._log.error("Kernel %s could not be saved and is left running: %s %s",
-                            record.kernel_id, error.message, error.hint)
+                            record.kernel_id, error.message, error.hint,
+                            exc_info=None if error is caught else caught)
             act.failed(error)
             return None
         return Parking(self._backend, act, record, manifest, self._log)
+
 
 class Parking:
     """A kernel that is safe to end. `mark` comes just before its end, `undo` if it lives on."""
@@ -56,12 +59,18 @@ class Parking:
         self.record, self.manifest = record, manifest
         """``manifest`` is None for a kernel that never did anything."""
 
-    async def mark(self) -> bool:
+    async def mark(self, is_unused: Callable[[], bool]) -> bool:
         """Promise that opening the notebook brings it back; False: it must not be ended.
+
+        That is so, too, when somebody has used it since it was saved: asked before,
+        and when the promise is made, which waits for whoever changes the store.
 
         Without a notebook (a console, a kernel started by a program, a file that
         is gone) nothing is promised: its checkpoint is an ordinary one then.
         """
+        if not is_unused():
+            self._drop()
+            return False
         if self.manifest is None:
             self._act.succeeded("Nothing was done in this session, so nothing was saved.")
             return True
@@ -81,6 +90,10 @@ class Parking:
                             self.record.kernel_id, error.message, error.hint)
             self._act.failed(error)
             return False
+        if not is_unused():
+            await self.undo()
+            self._drop()
+            return False
         self._log.info("Kernel %s is saved as checkpoint %s; opening its notebook brings it back.",
                        self.record.kernel_id, self.manifest.id)
         self._act.checkpoint_id = self.manifest.id
@@ -88,12 +101,20 @@ class Parking:
         return True
 
     async def undo(self) -> None:
-        """Take the promise back: the kernel was not ended after all."""
-        if self.manifest is not None:
-            await self._backend.run(self._backend.unmark_parked, self.manifest.id)
+        """Take the promise back: the kernel was not ended after all.
 
-    def dropped(self) -> None:
+        One that stays is logged; while the kernel lives nobody is given what it promises.
+        """
+        if self.manifest is None:
+            return
+        try:
+            await self._backend.run(self._backend.unmark_parked, self.manifest.id)
+        except (CheckpointError, OSError) as error:
+            self._log.error("Checkpoint %s stays marked as parked: %s", self.manifest.id, error)
+
+    def _drop(self) -> None:
         """Tell that the kernel is in use again and is not ended."""
+        self._log.info("Kernel %s is in use again and goes on.", self.record.kernel_id)
         self._act.checkpoint_id = self.manifest.id if self.manifest else None
         self._act.succeeded("The session is in use again and goes on.")
 
@@ -105,8 +126,11 @@ def _has_notebook(manifest: Manifest) -> bool:
     return bool(path) and (not os.path.isabs(str(path)) or os.path.exists(str(path)))
 
 
-def _explained(error: CheckpointError | OSError) -> CheckpointError:
-    """Return `error`, or what a disk that failed on the way means."""
+def _explained(error: Exception) -> CheckpointError:
+    """Return `error`, or what a disk or something else that failed on the way means."""
     if isinstance(error, CheckpointError):
         return error
-    return DumpFailed(f"Saving failed: {error}.", "Check the disk, then save again.")
+    if isinstance(error, OSError):
+        return DumpFailed(f"Saving failed: {error}.", "Check the disk, then save again.")
+    return DumpFailed(f"Saving failed unexpectedly: {error!r}.",
+                      "The server's log has the details.")
