@@ -7,8 +7,10 @@ calls.
 from __future__ import annotations
 
 import logging
+import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,10 @@ __all__ = [
     "take_back",
 ]
 log = logging.getLogger(__name__)
+RECOVERY_DEADLINE_S = 600.0
+"""How long is waited for kernels that new agents bring back; they go on with it."""
+LISTING_DEADLINE_S = 30.0
+"""The same where somebody only wants to know which kernels there are."""
 
 
 def new_kernel_id() -> str:
@@ -52,29 +58,50 @@ def living_records(locations: Locations) -> list[Record]:
     return [r for r in all_records(locations.runtime_dir)[0] if r.is_alive()]
 
 
-def finish_unfinished(locations: Locations) -> None:
+def finish_unfinished(locations: Locations, wait_s: float = RECOVERY_DEADLINE_S) -> None:
     """Start agents where one died while starting or replacing a kernel.
 
-    Each ends what is left of its box and brings back what was stopped. What
-    agents left that died before they had a kernel is removed.
+    Each ends what is left of its box and brings back what was stopped. That is
+    waited for, `wait_s` seconds for all together; what takes longer goes on. What
+    agents left that died before they had a kernel is removed. What goes wrong is logged.
     """
-    remove_stale(locations.runtime_dir)
-    for record in all_records(locations.runtime_dir)[0]:
-        if record.is_unfinished() and not (record.agent and record.agent.is_alive()):
-            try:
-                agent = start_agent(locations, record.kernel_id)
-                if record.recover is not None:
-                    agent.wait("restores", f"recover-{record.recover}")
-                else:
-                    _dismiss(agent)
-            except CheckpointError as error:
-                log.warning("Kernel %s could not be brought back: %s Its checkpoint is %s.",
-                            record.kernel_id, error.message, record.recover)
+    deadline = time.monotonic() + wait_s
+    try:
+        remove_stale(locations.runtime_dir)
+    except OSError as error:
+        log.warning("What dead agents have left cannot be removed: %s", error)
+    # All at once: the store of one may hang.
+    started = [(record, agent) for record in all_records(locations.runtime_dir)[0]
+               if record.is_unfinished() and not (record.agent and record.agent.is_alive())
+               and (agent := _begin_recovery(locations, record)) is not None]
+    for record, agent in started:
+        with _telling(record):
+            agent.wait("restores", f"recover-{record.recover}",
+                       timeout_s=max(0.0, deadline - time.monotonic()))
+
+
+def _begin_recovery(locations: Locations, record: Record) -> AgentClient | None:
+    """Start the agent of an unfinished kernel; return it if it brings something back."""
+    with _telling(record):
+        agent = start_agent(locations, record.kernel_id)
+        if record.recover is not None:
+            return agent
+        _dismiss(agent)
+    return None
+
+
+@contextmanager
+def _telling(record: Record) -> Iterator[None]:
+    try:
+        yield
+    except (CheckpointError, OSError) as error:
+        log.warning("Kernel %s is not brought back: %s Its checkpoint is %s.",
+                    record.kernel_id, error, record.recover)
 
 
 def list_kernels(locations: Locations) -> list[dict[str, Any]]:
     """Describe every living kernel, as ``jupyter ckpt ps`` prints it."""
-    finish_unfinished(locations)
+    finish_unfinished(locations, LISTING_DEADLINE_S)
     last = _last_checkpoints(locations)
     return [_row(locations, record, last.get(record.kernel_id))
             for record in living_records(locations)]

@@ -124,9 +124,9 @@ class CheckpointApp(ExtensionApp):
         self.journal = SessionJournal(
             self.backend, app.session_manager, documents.os_path, self.log)
         self._become_default()
+        self.watch = AgentWatch(self.backend, self.backend.events, self.log, self.agent_check_s)
         # Before the journal: what adoption recreates stands in the records already.
         self._adopt()
-        self.watch = AgentWatch(self.backend, self.backend.events, self.log, self.agent_check_s)
         self.journal.install()
         Opening(app.session_manager).install()
         self.backend.session_of = self.journal.session_of
@@ -218,12 +218,12 @@ class CheckpointApp(ExtensionApp):
 
     def _adopt(self) -> None:
         app: Any = self.serverapp
-        adoption = Adoption(self.backend, app.kernel_manager, app.session_manager, self.log)
+        self.adoption = Adoption(self.backend, app.kernel_manager, app.session_manager, self.log)
         loop = app.io_loop
         if loop.asyncio_loop.is_running():  # a server embedded in a running loop
-            loop.add_callback(adoption.adopt_all)
+            loop.add_callback(self.adoption.adopt_all)
         else:
-            loop.run_sync(adoption.adopt_all)
+            loop.run_sync(self.adoption.adopt_all)
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
         """Write the final URL into the records: the port is known only now."""
@@ -236,8 +236,9 @@ class CheckpointApp(ExtensionApp):
     async def stop_extension(self) -> None:
         """Apply ``on_shutdown``; called before the server ends its kernels."""
         app: Any = self.serverapp
-        self.watch.stop()
         try:
+            self.adoption.stop()
+            self.watch.stop()
             await Departure(self.backend, self.parks, app.kernel_manager, self.log).leave(
                 self.on_shutdown, self.shutdown_budget_s)
         except Exception:

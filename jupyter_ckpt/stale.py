@@ -37,13 +37,15 @@ def sweep(locations: Locations) -> None:
             continue
         try:
             place = take(locations.folder(record.kernel_id), deadline_s=PLACE_S)
+            if place is not None:
+                try:
+                    _clear(locations, record)
+                finally:
+                    place.leave()
         except AgentUnreachable:
             continue  # an agent is coming up
-        if place is not None:
-            try:
-                _clear(locations, record)
-            finally:
-                place.leave()
+        except OSError as error:  # its record stays, or what is left of it, for the next to look
+            log.warning("What is left of kernel %s cannot be cleared: %s", record.kernel_id, error)
 
 
 def _clear(locations: Locations, record: Record) -> None:

@@ -12,9 +12,10 @@ import os
 import queue
 import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 from jupyter_core.utils import ensure_async
@@ -29,6 +30,10 @@ LOCK_NAME = "adoption.lock"
 LOCK_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 2.0
 IDLE_ANSWER_S = 0.5
+RECOVERY_WAIT_S = 10.0
+"""How long a server that starts waits for kernels that agents bring back."""
+LATER_EVERY_S = 1.0
+T = TypeVar("T")
 
 
 class Adoption:
@@ -41,19 +46,45 @@ class Adoption:
         self._kernels = kernel_manager
         self._sessions = session_manager
         self._log = log
+        self._later: asyncio.Task[None] | None = None
 
     async def adopt_all(self) -> list[str]:
         """Adopt every orphan of this server's folder and return their kernel ids.
 
         All at once: what takes long is waiting for agents. One kernel that
-        cannot be adopted is logged and keeps none of the others.
+        cannot be adopted is logged and keeps none of the others. Kernels that
+        agents still bring back after `RECOVERY_WAIT_S` are adopted when they live.
         """
-        started = time.monotonic()
-        await self._backend.run(self._backend.finish_unfinished)
-        await self._backend.run(self._backend.sweep)
-        records, problems = await self._backend.run(self._backend.records)
+        finishing = asyncio.create_task(self._surely(self._backend.finish_unfinished))
+        await asyncio.wait({finishing}, timeout=RECOVERY_WAIT_S)
+        await self._surely(self._backend.sweep)
+        records, problems = await self._surely(self._backend.records) or ([], [])
         for problem in problems:
             self._log.warning("%s", problem)
+        if not finishing.done():
+            late = {record.kernel_id for record in records if record.is_unfinished()}
+            self._later = asyncio.create_task(self._adopt_later(finishing, late))
+        return await self._adopt_among(records)
+
+    def stop(self) -> None:
+        """Adopt no more kernels; those that are still brought back are left to others."""
+        if self._later is not None:
+            self._later.cancel()
+
+    async def _adopt_later(self, finishing: asyncio.Task[None], late: set[str]) -> None:
+        """Adopt each of the kernels `late` once it lives, until `finishing` has ended."""
+        self._log.warning("Kernels are still being brought back, and shown when they live: %s",
+                          ", ".join(sorted(late)))
+        waiting = True
+        while waiting and late:
+            waiting = bool((await asyncio.wait({finishing}, timeout=LATER_EVERY_S))[1])
+            records, _ = await self._surely(self._backend.records) or ([], [])
+            living = [one for one in records if one.kernel_id in late and one.is_alive()]
+            late.difference_update(record.kernel_id for record in living)
+            await self._adopt_among(living)
+
+    async def _adopt_among(self, records: list[Record]) -> list[str]:
+        started = time.monotonic()
         orphans = [record for record in records if self._is_ours_to_adopt(record)]
         adopted = await asyncio.gather(*(self._adopt_or_log(record) for record in orphans))
         found = [kernel_id for kernel_id in adopted if kernel_id is not None]
@@ -61,6 +92,18 @@ class Adoption:
             self._log.info("Adopted %d living kernels in %.2f s: %s",
                            len(found), time.monotonic() - started, ", ".join(found))
         return found
+
+    async def _surely(self, step: Callable[..., T], *args: Any) -> T | None:
+        """Return what `step` does in a worker thread; None, and a word in the log, if it fails.
+
+        A server that cannot do it (a full disk, a store without its key) must
+        start and show the living kernels all the same.
+        """
+        try:
+            return await self._backend.run(step, *args)
+        except Exception:
+            self._log.warning("A step of adopting kernels failed.", exc_info=True)
+            return None
 
     def _is_ours_to_adopt(self, record: Record) -> bool:
         return (record.is_alive() and record.kernel_id not in self._kernels
@@ -72,6 +115,7 @@ class Adoption:
         return str(owner.get("root_dir", ""))
 
     async def _adopt_or_log(self, record: Record) -> str | None:
+        claimed: Record | None = None
         try:
             point("adopt.found")
             claimed = await self._backend.run(self._claim, record)
@@ -79,7 +123,7 @@ class Adoption:
                 return None
             point("adopt.claimed")
             # Its server may have died after parking it and before ending it.
-            await self._backend.run(self._backend.unmark_parked, claimed.parent)
+            await self._surely(self._backend.unmark_parked, claimed.parent)
             running = await self._ask_running(claimed)
             await show_kernel(self._kernels, claimed)
             await tell_state(self._kernels.get_kernel(claimed.kernel_id), running)
@@ -89,6 +133,8 @@ class Adoption:
             # Whatever went wrong (a kernelspec that is gone, a broken file):
             # the kernel lives on, and the server must start all the same.
             self._log.warning("Kernel %s could not be adopted.", record.kernel_id, exc_info=True)
+            if claimed is not None and record.kernel_id not in self._kernels:
+                await self._surely(self._backend.release, claimed)  # or nobody ever shows it
             return None
         return record.kernel_id
 
@@ -141,7 +187,6 @@ class Adoption:
             await ensure_async(manager.save_session(
                 session["id"], path=session.get("path"), name=session.get("name"),
                 type=session.get("type"), kernel_id=record.kernel_id))
-
 
     def _unrecorded_session(self, record: Record) -> dict[str, Any] | None:
         """Return a session for a kernel whose server died before it had made one.

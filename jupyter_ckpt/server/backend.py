@@ -174,7 +174,7 @@ class Backend:
         return kernels.save(self.locations, record, **arguments)
 
     def finish_unfinished(self) -> None:
-        """Bring back kernels whose agent died while it was replacing them."""
+        """Bring back kernels whose agent died while it was replacing them; waits for a while."""
         kernels.finish_unfinished(self.locations)
 
     def restore(self, manifest: Manifest, **arguments: Any) -> dict[str, Any]:

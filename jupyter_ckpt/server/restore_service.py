@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import posixpath
 import uuid
 from dataclasses import dataclass
@@ -217,7 +218,8 @@ class RestoreService:
             return False
         owner = record.owner or {}
         identity = ProcessId.from_dict(owner) if "start_time" in owner else None
-        if identity is not None and identity.is_alive():
+        ours = identity is not None and identity.pid == os.getpid()
+        if identity is not None and identity.is_alive() and not ours:
             raise RestoreRefused(
                 f"Kernel {kernel_id} is shown by another server (process {identity.pid}).",
                 "Restore there, or restore as a new notebook here.")
