@@ -63,21 +63,48 @@ class CheckpointProvisioner(LocalProvisioner):
 
     # -- start ------------------------------------------------------------------
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
-        """Prepare command and environment; called by the kernel manager."""
+        """Prepare command and environment; called by the kernel manager.
+
+        Raises `LaunchFailed` when a kernel of this id lives already, for its
+        connection file would be overwritten; nothing is changed then.
+        """
         self._attach = kwargs.pop("attach", None)
         manager: Any = self.parent
         launch_args = getattr(manager, "_launch_args", None)
         if isinstance(launch_args, dict):
             launch_args.pop("attach", None)
         if self._attach is None:
+            if self.record is None:
+                await self._refuse_living()
             self._choose_ports(manager)
             return await super().pre_launch(**kwargs)
         kwargs.pop("extra_arguments", None)
-        connect_to(manager, self._attach)
-        self.connection_info = manager.get_connection_info()
+        self._connect(manager, self._attach)
         # The grandparent's: it only finishes the environment. The parent's
         # would choose new ports.
         return await super(LocalProvisioner, self).pre_launch(cmd=[], **kwargs)
+
+    async def _refuse_living(self) -> None:
+        try:
+            place = backend.current()
+            living = (await place.run(place.record, str(self.kernel_id))).is_alive()
+        except CheckpointError:
+            return  # there is none
+        if living:
+            raise LaunchFailed(
+                f"Kernel {self.kernel_id} lives already, without this server or in another one.",
+                f"'jupyter ckpt stop {self.kernel_id}' ends it; or start one with another id.")
+
+    def _connect(self, manager: Any, record: Record) -> None:
+        """Point `manager` at a living kernel, whose later lives are to have its ports, too."""
+        cache = LocalPortCache.instance()
+        given = list(manager.ports) if self.ports_cached else []
+        connect_to(manager, record)
+        for port in given:
+            cache.return_port(port)
+        cache.currently_used_ports.update(manager.ports)
+        self.ports_cached = True
+        self.connection_info = manager.get_connection_info()
 
     def _choose_ports(self, manager: Any) -> None:
         """Give a new kernel ports that the system hands to nobody until it has bound them.
@@ -162,8 +189,7 @@ class CheckpointProvisioner(LocalProvisioner):
         record = await (revival.of_crashed(start) if crashed else revival.of_parked(start))
         if record is not None:
             # Its own key: kernels of other languages cannot be given ours.
-            connect_to(manager, record)
-            self.connection_info = manager.get_connection_info()
+            self._connect(manager, record)
             await self._tell_whether_busy(manager, record)
         return record
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -11,14 +12,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from jupyter_client.connect import LocalPortCache, write_connection_file
+from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import KernelManager
 from jupyter_harness import Home, StartServer, wait_until
 
 from jupyter_ckpt.errors import LaunchFailed
+from jupyter_ckpt.locations import Locations
 from jupyter_ckpt.procfs import ProcessId
-from jupyter_ckpt.provisioner import connect_to, kill_tree
-from jupyter_ckpt.record import Record
+from jupyter_ckpt.provisioner import CheckpointProvisioner, connect_to, kill_tree, ports_of
+from jupyter_ckpt.record import Record, write_record
+from jupyter_ckpt.server import backend
 from jupyter_ckpt.server.attached import AttachedProcess
+from jupyter_ckpt.server.backend import Backend
 
 pytest_plugins = ["jupyter_fixtures"]
 
@@ -85,6 +91,72 @@ def test_connection_file_that_is_missing_is_named_and_changes_nothing(tmp_path: 
     with pytest.raises(LaunchFailed, match="some-kernel"):
         connect_to(manager, record)
     assert manager.shell_port == 17
+
+
+# -- starting, attaching and starting again ----------------------------------------------------
+KERNEL = "11111111-aaaa-4000-8000-000000000001"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Backend:
+    place = Backend(Locations(tmp_path / "ckpt", tmp_path, tmp_path / "store"))
+    monkeypatch.setattr(backend, "_current", place)
+    return place
+
+
+def living(place: Backend, kernel: ProcessId) -> Record:
+    """Leave the record and the connection file of a kernel."""
+    file, _ = write_connection_file(str(place.locations.connection_file(KERNEL)), key=b"its own")
+    record = Record(KERNEL, kernel=kernel, connection_file=file, cwd="/")
+    place.folder(KERNEL).mkdir(mode=0o700, parents=True)
+    write_record(place.folder(KERNEL), record)
+    return record
+
+
+def provisioner_of(manager: KernelManager) -> CheckpointProvisioner:
+    return CheckpointProvisioner(
+        kernel_id=KERNEL, parent=manager, kernel_spec=KernelSpec(argv=["true"]))
+
+
+def test_start_under_the_id_of_a_living_kernel_is_refused_and_leaves_its_connection_file(
+    place: Backend, sleeper: subprocess.Popen[bytes]
+) -> None:
+    record = living(place, identity_of(sleeper))
+    before = Path(record.connection_file).read_bytes()
+    manager = KernelManager(connection_file=record.connection_file)
+    with pytest.raises(LaunchFailed, match="lives already"):
+        asyncio.run(provisioner_of(manager).pre_launch())
+    assert Path(record.connection_file).read_bytes() == before
+    sleeper.kill()
+    sleeper.wait()
+    manager._kernel_spec = KernelSpec(argv=["true"])
+    asyncio.run(provisioner_of(manager).pre_launch())
+
+
+def test_restart_of_an_adopted_kernel_keeps_its_ports_which_nobody_else_gets_meanwhile(
+    place: Backend, sleeper: subprocess.Popen[bytes]
+) -> None:
+    record = living(place, identity_of(sleeper))
+    ports = ports_of(record)
+    manager = KernelManager()
+    manager._kernel_spec = KernelSpec(argv=["true"])
+    provisioner = provisioner_of(manager)
+    used = LocalPortCache.instance().currently_used_ports
+
+    async def adopt_and_restart() -> None:
+        await provisioner.pre_launch(attach=record)
+        await provisioner.launch_kernel([])
+        assert set(ports) <= used
+        sleeper.kill()
+        sleeper.wait()
+        write_record(place.folder(KERNEL), record)
+        await provisioner.cleanup(restart=True)
+        await provisioner.pre_launch()
+        assert list(manager.ports) == ports
+        await provisioner.cleanup(restart=False)
+
+    asyncio.run(adopt_and_restart())
+    assert not used & set(ports)
 
 
 # -- without a server ---------------------------------------------------------------------

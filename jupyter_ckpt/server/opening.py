@@ -35,8 +35,10 @@ class Opening:
     def _joining(self, method: Method) -> Method:
         async def created(*args: Any, **kwargs: Any) -> Any:
             path = kwargs.get("path")
-            if args or path is None or kwargs.get("kernel_id") is not None:
-                return await ensure_async(method(*args, **kwargs))  # its kernel is there
+            # A page may choose the id of a kernel that is yet to be started.
+            is_there = kwargs.get("kernel_id") in self._sessions.kernel_manager
+            if args or path is None or is_there:
+                return await ensure_async(method(*args, **kwargs))
             # By the path alone: once the session is there, Jupyter answers it to
             # everybody who opens this path, whatever kernel they ask for.
             pending = self._pending.get(path)
