@@ -13,7 +13,7 @@ from jupyter_server.auth.decorator import authorized
 from tornado import web
 
 from .errors import CheckpointError, IntegrityError, NotFound, UsageError
-from .manifest import Manifest, checked_name, checked_note, checked_reference
+from .manifest import checked_name, checked_note, checked_reference
 from .plan import read_changes
 from .server.documents import Documents, saved_document
 from .server.events import Act
@@ -133,12 +133,14 @@ class CheckpointsHandler(CheckpointHandler):
         """
         notebook = self.get_query_argument("notebook", None)
         kernel_id = self.get_query_argument("kernel_id", None) or None
-        wanted = _spellings(self.services.documents, notebook) if notebook else None
-        found = await self.services.backend.run(lambda: list(self.services.backend.manifests()))
-        self.answer([
-            manifest.to_dict() for manifest in found
-            if (wanted is None or _real_path(manifest) in wanted)
-            and (kernel_id is None or manifest.kernel.get("id") == kernel_id)])
+
+        def listed() -> list[dict[str, Any]]:
+            wanted = _Files(self.services.documents, notebook)
+            return [manifest.to_dict() for manifest in self.services.backend.manifests()
+                    if kernel_id in (None, manifest.kernel.get("id"))
+                    and (manifest.notebook or {}).get("path") in wanted]
+
+        self.answer(await self.services.backend.run(listed))
 
 
 class OneCheckpointHandler(CheckpointHandler):
@@ -201,11 +203,13 @@ class OffersHandler(CheckpointHandler):
     async def get(self) -> None:
         """List the offers, the latest first; ``?notebook=`` like for checkpoints."""
         notebook = self.get_query_argument("notebook", None)
-        wanted = _spellings(self.services.documents, notebook) if notebook else None
-        found = await self.services.backend.run(self.services.backend.offers)
-        self.answer([
-            offer.to_dict() for offer in found if wanted is None
-            or (offer.notebook is not None and os.path.realpath(offer.notebook) in wanted)])
+
+        def listed() -> list[dict[str, Any]]:
+            wanted = _Files(self.services.documents, notebook)
+            return [offer.to_dict() for offer in self.services.backend.offers()
+                    if offer.notebook in wanted]
+
+        self.answer(await self.services.backend.run(listed))
 
 
 class OneOfferHandler(CheckpointHandler):
@@ -257,14 +261,19 @@ class RestoreHandler(CheckpointHandler):
         self.answer(answer)
 
 
-def _spellings(documents: Documents, notebook: str) -> set[str]:
-    """Return the files that `notebook` may mean: a file, or a path of the server."""
-    return {os.path.realpath(path) for path in (notebook, documents.os_path(notebook)) if path}
+class _Files:
+    """The files that `notebook` may mean: a file, or a path of the server; all without one.
 
+    Used in worker threads only: a file system that is gone hangs whoever asks for a path.
+    """
 
-def _real_path(manifest: Manifest) -> str | None:
-    path = (manifest.notebook or {}).get("path")
-    return os.path.realpath(path) if path else None
+    def __init__(self, documents: Documents, notebook: str | None) -> None:
+        self._wanted = {os.path.realpath(path) for path in (notebook, documents.os_path(notebook))
+                        if path} if notebook else None
+
+    def __contains__(self, path: str | None) -> bool:
+        """Tell whether the file at `path`, however it is spelled, is one of them."""
+        return self._wanted is None or (bool(path) and os.path.realpath(str(path)) in self._wanted)
 
 
 _KERNEL = r"api/ckpt/kernels/([^/]+)"

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import json
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import server_fakes
+from fake_kernels import a_manifest, stored
 from jupyter_harness import Home, Server
 
-from jupyter_ckpt.handlers import ROUTES
+from jupyter_ckpt import offers
+from jupyter_ckpt.handlers import ROUTES, CheckpointsHandler, OffersHandler
+from jupyter_ckpt.locations import Locations
 from jupyter_ckpt.manifest import Manifest, new_id, utc_now
+from jupyter_ckpt.server.backend import Backend
+from jupyter_ckpt.server.documents import Documents
 from jupyter_ckpt.store import Store
 
 VERBS = [("GET", "doctor"), ("GET", "kernels"), ("POST", "kernels/some-kernel/checkpoints"),
@@ -251,3 +262,31 @@ def test_schedule_is_set_shown_and_switched_off(server: Server) -> None:
 def test_doctor_says_what_works(server: Server) -> None:
     found = server.ok("GET", "/api/ckpt/doctor")
     assert set(found) >= {"process", "mode", "criu", "problems"}
+
+
+@pytest.mark.parametrize("handler", [CheckpointsHandler, OffersHandler])
+def test_file_system_that_is_gone_does_not_hang_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handler: Any
+) -> None:
+    backend = Backend(Locations(tmp_path / "ckpt", tmp_path, tmp_path / "store"))
+    for name in ("a.ipynb", "b.ipynb"):
+        manifest = stored(Store.open(backend.locations.store_dir), a_manifest(
+            f"kernel-of-{name[0]}", notebook={"path": str(tmp_path / name), "sha256": ""}))
+        offers.offer_again(backend.locations.runtime_dir, manifest, "it ended")
+    looked: list[threading.Thread] = []
+    real_path = os.path.realpath
+
+    def realpath(*args: Any, **kwargs: Any) -> Any:
+        looked.append(threading.current_thread())
+        return real_path(*args, **kwargs)
+
+    monkeypatch.setattr(os.path, "realpath", realpath)
+    answers: list[Any] = []
+    documents = Documents(SimpleNamespace(root_dir=str(tmp_path)))
+    asked = SimpleNamespace(
+        services=SimpleNamespace(backend=backend, documents=documents), answer=answers.append,
+        get_query_argument=lambda name, default: "a.ipynb" if name == "notebook" else default)
+    asyncio.run(inspect.unwrap(handler.get)(asked))
+    [[found]] = answers
+    assert "kernel-of-a" in json.dumps(found)
+    assert looked and threading.current_thread() not in looked
