@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import posixpath
@@ -41,6 +42,7 @@ class Documents:
 
     def __init__(self, contents_manager: Any) -> None:
         self._contents = contents_manager
+        self._copying = asyncio.Lock()
 
     @property
     def _root_dir(self) -> str | None:
@@ -98,10 +100,11 @@ class Documents:
             original = posixpath.basename(original)
         stem, _ = posixpath.splitext(original)
         candidate, number = f"{stem}-{word}.ipynb", 0
-        while await ensure_async(self._contents.file_exists(candidate)):
-            number += 1
-            candidate = f"{stem}-{word}-{number}.ipynb"
-        await self.write(candidate, document)
+        async with self._copying:  # or two copies at once would choose one name
+            while await ensure_async(self._contents.file_exists(candidate)):
+                number += 1
+                candidate = f"{stem}-{word}-{number}.ipynb"
+            await self.write(candidate, document)
         return candidate
 
     async def write(self, api_path: str, document: dict[str, Any]) -> None:
