@@ -225,7 +225,7 @@ def restore(
             "connection_file": connection_file or (
                 record.connection_file if record else str(locations.connection_file(kernel_id))),
             "notebook": notebook, "session": session, "owner": owner, "wait_s": wait_s,
-            "shared": shared, "store": str(locations.store_dir)}
+            "shared": shared, "store": str(locations.store_dir), "in_place": in_place}
     try:
         found = deliver(lambda: start_agent(locations, kernel_id), "restores", body,
                         on_progress, request_id)

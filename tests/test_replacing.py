@@ -13,8 +13,11 @@ import pytest
 from faulty_kernel import Kernel
 from session_kit import shell_in
 
+from jupyter_ckpt import kernels
 from jupyter_ckpt.agent.exchange import JOURNAL
 from jupyter_ckpt.client import AgentClient
+from jupyter_ckpt.errors import UsageError
+from jupyter_ckpt.locations import Locations
 from jupyter_ckpt.manifest import new_id
 from jupyter_ckpt.offers import all_offers
 from jupyter_ckpt.procfs import all_pids
@@ -69,6 +72,24 @@ def test_failure_to_note_what_to_bring_back_leaves_the_old_kernel_alone(kernel: 
     old = kernel.record().kernel
     refused_restore(kernel, {"point": "record.written", "act": "enospc"})
     assert kernel.record().kernel == old
+    assert_nothing_is_left_to_do(kernel)
+
+
+def test_restore_that_is_to_replace_nobody_leaves_alone_who_was_faster(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel.talker.run("since = 'after'")
+    saved = kernel.shell.ckpt("save", kernel.id)
+    before = kernel.record()
+    monkeypatch.setattr(kernels, "_living", lambda locations, kernel_id: None)
+    runtime = kernel.shell.home / "runtime"
+    manifest = Store.open(kernel.shell.store).resolve(saved["id"])
+    locations = Locations(runtime / "ckpt", runtime, kernel.shell.store)
+    with pytest.raises(UsageError, match="is running"):
+        kernels.restore(locations, manifest, kernel_id=kernel.id)
+    after = kernel.record()
+    assert (after.kernel, after.agent, after.parent) == (
+        before.kernel, before.agent, before.parent)
     assert_nothing_is_left_to_do(kernel)
 
 

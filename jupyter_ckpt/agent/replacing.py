@@ -10,7 +10,7 @@ from typing import Any
 
 from ..box.contract import identities
 from ..box.hangup import reset_on_end
-from ..errors import AgentUnreachable, CheckpointError, KernelNotFound, RestoreFailed
+from ..errors import AgentUnreachable, CheckpointError, KernelNotFound, RestoreFailed, UsageError
 from ..faults import point
 from ..manifest import Manifest, new_id
 from ..offers import dismiss
@@ -38,8 +38,13 @@ INHERITED = ("owner", "session", "notebook", "connection_file")
 def restore(agent: Agent, request: dict[str, Any], job: Job) -> dict[str, Any]:
     """Restore a checkpoint here, in place of the kernel that runs, if one does. Runs as a job.
 
-    A running kernel is saved first, and comes back when the restore fails.
+    A running kernel is saved first, and comes back when the restore fails. Raises
+    `UsageError`, and touches nothing, where none was to be replaced: another restore
+    has been faster.
     """
+    if agent.kernel is not None and request.get("in_place") is False:
+        raise UsageError(f"Kernel {agent.kernel.record.kernel_id} is running.",
+                         "Restore in place, or as a new kernel.")
     # Of a checkpoint or of the kernel that is replaced, never of who asks.
     request = {name: value for name, value in request.items() if name != "schedule"}
     if agent.kernel is not None:
