@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 HUNG_AFTER_S = 10.0
 """An agent that holds its place and answers nobody for so long is ended."""
 TAKE_DEADLINE_S = 15.0
+_OTHER_LOCKS = (".pressure.lock", ".parked-")
+"""Locks of the same folder by which agents and servers agree: no agent's place."""
 _POLL_S = 0.02
 _ASK_EVERY_S = 0.5
 
@@ -146,7 +148,7 @@ def remove_stale(runtime_dir: Path) -> None:
     """
     for path in runtime_dir.glob(".*.lock") if runtime_dir.is_dir() else ():
         folder = path.parent / path.name[1:-len(".lock")]
-        if (folder / RECORD_NAME).exists():
+        if path.name.startswith(_OTHER_LOCKS) or (folder / RECORD_NAME).exists():
             continue
         place = _take_now(path)
         if place is None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from jupyter_ckpt import parking
+from jupyter_ckpt.agent import pressure
 from jupyter_ckpt.agent_place import (
     Place,
     help_or_end_hung,
@@ -21,7 +23,8 @@ from jupyter_ckpt.agent_place import (
     take,
 )
 from jupyter_ckpt.box import NamespaceBox
-from jupyter_ckpt.errors import ModeUnavailable
+from jupyter_ckpt.errors import ModeUnavailable, StoreUnusable
+from jupyter_ckpt.locations import Locations
 from jupyter_ckpt.native_build import native_path
 from jupyter_ckpt.procfs import ProcessId, stat_fields
 from jupyter_ckpt.record import Record, write_record
@@ -157,6 +160,17 @@ def test_remove_stale_ends_the_box_that_nobody_recorded(folder: Path) -> None:
     finally:
         box.stop()
     assert not folder.exists()
+
+
+def test_remove_stale_leaves_alone_what_agents_and_servers_agree_by(tmp_path: Path) -> None:
+    (tmp_path / pressure.LOCK_NAME).touch()
+    locations = Locations(tmp_path, tmp_path, tmp_path / "no store")
+    with pytest.raises(StoreUnusable), parking.claimed(locations, "feed11112222"):
+        pass
+    agreed = sorted(tmp_path.iterdir())
+    assert len(agreed) == 2
+    remove_stale(tmp_path)  # just when somebody has opened one of them, and not locked it yet
+    assert sorted(tmp_path.iterdir()) == agreed
 
 
 def test_remove_stale_without_a_folder_does_nothing(tmp_path: Path) -> None:
