@@ -85,10 +85,6 @@ class AgentClient:
         found: dict[str, Any] = self.request("GET", "/running")
         return found
 
-    def listing(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.request("GET", "/list")
-        return found
-
     def put(self, kind: str, request_id: str, body: dict[str, Any]) -> Job:
         """Ask for an act; asking again with the same id is harmless."""
         return Job.from_dict(self.request(
@@ -147,12 +143,6 @@ class AgentClient:
         method = "GET" if changes is None else "PUT"
         found: dict[str, Any] = self.request(method, "/schedule", changes)
         return found
-
-    def interrupt(self) -> None:
-        self.request("POST", "/interrupt")
-
-    def signal(self, number: int) -> None:
-        self.request("POST", "/signal", {"signal": number})
 
     def shutdown(self) -> None:
         """End the kernel, its box and its agent."""

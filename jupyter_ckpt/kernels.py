@@ -11,7 +11,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from .agent_place import remove_stale
@@ -39,7 +38,7 @@ from .store import Store
 
 __all__ = [
     "find_kernel", "finish_unfinished", "fork", "launch", "list_kernels", "live_agent",
-    "living_records", "new_kernel_id", "notebook_path", "restore", "save", "schedule", "stop",
+    "living_records", "new_kernel_id", "restore", "save", "schedule", "stop",
     "take_back",
 ]
 log = logging.getLogger(__name__)
@@ -329,8 +328,3 @@ def stop(locations: Locations, record: Record) -> None:
         return  # it ended in between
     if record.is_alive():
         raise LaunchFailed(f"Kernel {record.kernel_id} did not end.")
-
-
-def notebook_path(path: str | Path) -> str:
-    """Return the absolute path of a notebook as records keep it."""
-    return str(Path(path).expanduser().absolute())

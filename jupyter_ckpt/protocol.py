@@ -42,7 +42,6 @@ from .shapes import misfit
 log = logging.getLogger(__name__)
 API_VERSION = 1
 MAX_BODY_BYTES = 64 << 20
-MAX_HEADER_BYTES = 64 << 10
 REQUEST_TIMEOUT_S = 30.0
 MAX_WAIT_S = 3600
 """The longest that a restore can be told to wait for ports and the like."""

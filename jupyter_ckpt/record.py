@@ -20,7 +20,7 @@ from .faults import point
 from .plan import Schedule
 from .private import is_own
 from .procfs import ProcessId
-from .protocol import SOCKET_NAME, checked_kernel_id
+from .protocol import checked_kernel_id
 
 RECORD_NAME = "record.json"
 
@@ -139,10 +139,6 @@ def next_epoch(runtime_dir: Path, at_least: int) -> int:
 def record_folder(runtime_dir: Path, kernel_id: str) -> Path:
     """Return the runtime folder of a kernel (`runtime_dir` is ``<runtime>/ckpt``)."""
     return runtime_dir / checked_kernel_id(kernel_id)
-
-
-def socket_path(folder: Path) -> Path:
-    return folder / SOCKET_NAME
 
 
 def write_private(path: Path, data: bytes) -> None:

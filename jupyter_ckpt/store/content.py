@@ -75,10 +75,6 @@ class Content:
         with self._naming(), closing(ChunkReader(layout.chunks, layout.cipher)) as reader:
             self.entries = tree.decode(reader.read(bytes.fromhex(manifest.content)))
 
-    @property
-    def size_bytes(self) -> int:
-        return sum(entry.size_bytes for entry in self.entries)
-
     def prove(self, on_progress: Progress | None = None, known: set[bytes] | None = None) -> None:
         """Read every chunk and compare it with its name; those in `known` are believed.
 

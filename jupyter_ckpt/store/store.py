@@ -239,10 +239,6 @@ class Store:
         """Return the relative paths of the checkpoint's files; raises `IntegrityError`."""
         return [entry.name for entry in self._entries(manifest)]
 
-    def sizes(self, manifest: Manifest) -> dict[str, int]:
-        """Return the size in bytes of every file of the checkpoint; raises `IntegrityError`."""
-        return {entry.name: entry.size_bytes for entry in self._entries(manifest)}
-
     def unpacked_bytes(self, manifest: Manifest) -> int:
         """Return the disk space the checkpoint's files take when they are made anew."""
         return sum(length for entry in self._entries(manifest)
