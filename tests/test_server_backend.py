@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import threading
 from pathlib import Path
@@ -13,6 +15,7 @@ from jupyter_ckpt.locations import Locations
 from jupyter_ckpt.procfs import ProcessId
 from jupyter_ckpt.record import Record, read_record, write_record
 from jupyter_ckpt.server.backend import Backend
+from jupyter_ckpt.server.journal import SessionJournal
 
 ID = "kernel-0001"
 
@@ -48,3 +51,26 @@ def test_note_waits_for_who_has_the_place_and_loses_nothing_of_it(backend: Backe
     noting.join(60)
     noted = read_record(folder)
     assert (noted.notebook, noted.parent) == ("/a/b.ipynb", "a" * 16)
+
+
+def test_sessions_of_a_kernel_are_noted_in_turn_and_no_lock_stays(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = SessionJournal(backend, None, Path, logging.getLogger())
+    numbers = iter(range(3))
+    monkeypatch.setattr(journal, "session_of", lambda kernel_id: ({"id": next(numbers)}, None))
+    noting, noted = threading.Lock(), []
+
+    def note(record: Record, session: dict[str, int], notebook: None) -> None:
+        assert noting.acquire(blocking=False), "another is being noted"
+        noted.append(session["id"])
+        noting.release()
+
+    monkeypatch.setattr(backend, "note_session", note)
+
+    async def note_all() -> None:
+        await asyncio.gather(*(journal.note(ID) for _ in range(3)))
+
+    asyncio.run(note_all())
+    assert noted == [0, 1, 2]
+    assert not journal._writing

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from jupyter_core.utils import ensure_async
 
@@ -39,7 +40,8 @@ class SessionJournal:
         self._sessions = session_manager
         self._notebook_path = notebook_path
         self._log = log
-        self._writing: dict[str, asyncio.Lock] = {}
+        # Weak: a lock goes with the last who holds or awaits it, or each kernel would leave one.
+        self._writing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def install(self) -> None:
         """Start keeping the journal; called once, before any session exists."""

@@ -10,6 +10,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from ..errors import (
     CheckpointError,
@@ -77,7 +78,8 @@ class RestoreService:
         self._kernels = kernel_manager
         self._sessions = session_manager
         self._log = log
-        self._locks: dict[str, asyncio.Lock] = {}
+        # Weak: a lock goes with the last who holds or awaits it, or each kernel would leave one.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def restore(self, reference: str, request: RestoreRequest) -> dict[str, Any]:
         """Restore and return {kernel_id, connection_file, notebook, session, warnings, running}.
