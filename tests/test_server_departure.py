@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -47,8 +47,10 @@ def me() -> ProcessId:
 
 
 @pytest.fixture
-def backend(tmp_path: Path) -> Backend:
+def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Backend:
+    """A backend whose kernels have no in-kernel part to ask."""
     found = Backend(Locations(tmp_path / "ckpt", tmp_path, tmp_path / "store"))
+    monkeypatch.setattr(found, "running", lambda record: {"busy": None, "running": None})
     found.owner = this_process(str(tmp_path), "http://127.0.0.1:1/")
     return found
 
@@ -117,8 +119,8 @@ def test_one_save_that_goes_wrong_keeps_no_other_kernel_running(
             if record.kernel_id == KERNELS[1]:
                 raise RuntimeError("nobody thought of that")
 
-            async def mark(is_unused: Callable[[], bool]) -> bool:
-                return is_unused()
+            async def mark(is_unused: Callable[[], Awaitable[bool]]) -> bool:
+                return await is_unused()
 
             return SimpleNamespace(mark=mark)
 
@@ -156,6 +158,27 @@ def test_kernel_that_is_used_while_others_are_saved_is_left_running(
     assert list(manager.kernels) == [KERNELS[0], busy], "the server ends these"
     parked = {manifest.kernel["id"]: manifest.parked for manifest in backend.manifests()}
     assert parked == {KERNELS[0]: True, KERNELS[1]: False, busy: True}
+
+
+def test_what_counts_as_use_are_cells_and_not_what_a_thread_prints(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = {kernel_id: alive(backend, kernel_id) for kernel_id in KERNELS}
+    monkeypatch.setattr(departure, "record_shown", lambda manager, each: records[each])
+    manager = FakeManager(vanished="")
+    cells = dict.fromkeys(KERNELS, 1)
+    monkeypatch.setattr(backend, "running", lambda record: {
+        "busy": False, "cells_run": cells[record.kernel_id]})
+
+    def secure(record: Record, **_: Any) -> Manifest:
+        manager.states[KERNELS[0]] = ("idle", 1)  # something is printed
+        cells[KERNELS[1]] = 2
+        return saved_by(backend, record.kernel_id)
+
+    monkeypatch.setattr(backend, "secure", secure)
+    parks = park_service(backend, Silence(), FakeSaves())
+    asyncio.run(Departure(backend, parks, manager, logging.getLogger()).leave("save-and-stop", 1))
+    assert list(manager.kernels) == [KERNELS[0], KERNELS[2]], "the server ends these"
 
 
 class FakeSaves:
@@ -199,11 +222,14 @@ def test_kernel_that_is_used_before_it_is_ended_is_not_marked_and_not_ended(
 
     monkeypatch.setattr(backend, "mark_parked", marked_late)
 
+    async def is_unused() -> bool:
+        return not used
+
     async def park() -> bool:
         parks = park_service(backend, told, FakeSaves())
         parking = await parks.secure(alive(backend, KERNELS[0]), "cull")
         assert parking is not None
-        return await parking.mark(lambda: not used)
+        return await parking.mark(is_unused)
 
     assert not asyncio.run(park())
     assert [one.parked for one in backend.manifests()] == [False]

@@ -88,7 +88,11 @@ class Culling:
         if parking is None:
             return
         point("cull.saved")
-        if not await parking.mark(lambda: self._use(kernel_id) == before):
+
+        async def is_unused() -> bool:
+            return self._use(kernel_id) == before
+
+        if not await parking.mark(is_unused):
             return
         try:
             await ensure_async(method(kernel_id))

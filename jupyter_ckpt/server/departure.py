@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any
 
 from ..errors import CheckpointError
@@ -15,6 +16,7 @@ from .backend import Backend
 from .lookup import record_shown
 from .park_service import ParkService
 
+USE_DEADLINE_S = 2.0
 SETTLE_DEADLINE_S = 20.0
 RELEASE_DEADLINE_S = 5.0
 POLICIES = ("save-and-stop", "leave-running", "stop")
@@ -60,12 +62,15 @@ class Departure:
         None is marked before all are saved: whoever uses a kernel until then keeps it.
         """
         alive = {key: record for key, record in ours.items() if record.is_alive()}
-        uses = {key: self._use(key) for key in alive}
+        uses = dict(zip(alive, await asyncio.gather(*map(self._use, alive.values()))))
+
+        async def is_unused(key: str) -> bool:
+            return uses[key] is None or await self._use(alive[key]) == uses[key]
+
         saved = await self._each(alive, lambda key: self._parks.secure(
             alive[key], "shutdown", budget_s))
         point("depart.saved")
-        marked = await self._each(saved, lambda key: saved[key].mark(
-            lambda: uses[key] is None or self._use(key) == uses[key]))
+        marked = await self._each(saved, lambda key: saved[key].mark(partial(is_unused, key)))
         return {key: record for key, record in alive.items() if key not in marked}
 
     async def _each(self, kernel_ids: Iterable[str], act: Callable[[str], Awaitable[Any]]
@@ -83,15 +88,24 @@ class Departure:
         return {key: answer for key, answer in zip(asked, answers)
                 if answer and not isinstance(answer, BaseException)}
 
-    def _use(self, kernel_id: str) -> tuple[Any, ...] | None:
+    async def _use(self, record: Record) -> tuple[Any, ...] | None:
         """Return what changes when somebody runs a cell; None while one runs.
 
         That one goes on from the moment it was saved at. Who watches does not
-        count, unlike for a cull: pages are closed when a server ends.
+        count, unlike for a cull: pages are closed when a server ends. Nor does what
+        the session prints, where its in-kernel part counts the cells: a thread may
+        print all the time.
         """
-        if kernel_id not in self._kernels:
+        try:
+            asked = self._backend.run(self._backend.running, record)
+            told = await asyncio.wait_for(asked, USE_DEADLINE_S)
+        except (CheckpointError, OSError, asyncio.TimeoutError):
+            told = {}
+        if told.get("cells_run") is not None:
+            return None if told["busy"] else (told["cells_run"],)
+        if record.kernel_id not in self._kernels:
             return ()
-        kernel = self._kernels.get_kernel(kernel_id)
+        kernel = self._kernels.get_kernel(record.kernel_id)
         busy = kernel.execution_state == "busy"
         return None if busy else (kernel.execution_state, kernel.last_activity)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from ..errors import CheckpointError, DumpFailed
 from ..manifest import Manifest
@@ -59,7 +59,7 @@ class Parking:
         self.record, self.manifest = record, manifest
         """``manifest`` is None for a kernel that never did anything."""
 
-    async def mark(self, is_unused: Callable[[], bool]) -> bool:
+    async def mark(self, is_unused: Callable[[], Awaitable[bool]]) -> bool:
         """Promise that opening the notebook brings it back; False: it must not be ended.
 
         That is so, too, when somebody has used it since it was saved: asked before,
@@ -68,7 +68,7 @@ class Parking:
         Without a notebook (a console, a kernel started by a program, a file that
         is gone) nothing is promised: its checkpoint is an ordinary one then.
         """
-        if not is_unused():
+        if not await is_unused():
             self._drop()
             return False
         if self.manifest is None:
@@ -90,7 +90,7 @@ class Parking:
                             self.record.kernel_id, error.message, error.hint)
             self._act.failed(error)
             return False
-        if not is_unused():
+        if not await is_unused():
             await self.undo()
             self._drop()
             return False
