@@ -24,6 +24,7 @@ from jupyter_ckpt.server.adoption import Adoption
 from jupyter_ckpt.server.backend import Backend
 from jupyter_ckpt.server.owner import is_orphan_of, released, this_process
 from jupyter_ckpt.server.restore_service import RestoreService
+from jupyter_ckpt.serverext import CheckpointApp
 
 KERNELS = [f"11111111-aaaa-4000-8000-00000000000{n}" for n in range(3)]
 GONE = ProcessId(4_000_000, 1)
@@ -219,3 +220,7 @@ def test_one_stale_record_that_cannot_be_cleared_leaves_the_others_cleared(
     for kernel_id in KERNELS[1:]:
         with pytest.raises(KernelNotFound):
             backend.record(kernel_id)
+
+
+def test_extension_that_failed_to_load_does_not_keep_its_server_from_ending() -> None:
+    asyncio.run(CheckpointApp().stop_extension())
