@@ -136,7 +136,8 @@ def test_server_does_not_wait_for_a_kernel_that_is_long_brought_back_and_shows_i
 ) -> None:
     orphan(backend, KERNELS[0])
     orphan(backend, KERNELS[1], kernel=GONE, recover="feed11112222")
-    orphan(backend, KERNELS[2], kernel=GONE, recover="beef11112222")
+    # By an agent that somebody else has started: nobody of ours waits for that one.
+    orphan(backend, KERNELS[2], kernel=GONE, recover="beef11112222", agent=me())
     ended = threading.Event()
     monkeypatch.setattr(backend, "finish_unfinished", lambda: ended.wait(60))
     monkeypatch.setattr(adoption, "RECOVERY_WAIT_S", 0.0)
@@ -161,6 +162,43 @@ def test_server_does_not_wait_for_a_kernel_that_is_long_brought_back_and_shows_i
 
     asyncio.run(start())
     assert list(manager.shown) == KERNELS
+
+
+def test_kernel_that_could_not_be_brought_back_is_awaited_no_more(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orphan(backend, KERNELS[0], kernel=GONE, recover="feed11112222")
+    monkeypatch.setattr(backend, "finish_unfinished", lambda: None)
+    monkeypatch.setattr(adoption, "LATER_EVERY_S", 0.0)
+
+    async def start() -> None:
+        adopting_now = adopting(backend, FakeManager())
+        assert await adopting_now.adopt_all() == []
+        (backend.folder(KERNELS[0]) / "record.json").unlink()
+        assert adopting_now._later is not None
+        await asyncio.wait_for(adopting_now._later, 60)
+
+    asyncio.run(start())
+
+
+@pytest.mark.parametrize("step", ["finish_unfinished", "sweep", "unmark_parked"])
+def test_store_that_hangs_keeps_no_server_from_starting_and_showing_what_lives(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    orphan(backend, KERNELS[0], parent="feed11112222")
+    answers = threading.Event()
+    for wait in ("RECOVERY_WAIT_S", "STORE_WAIT_S"):
+        monkeypatch.setattr(adoption, wait, 0.0)
+    monkeypatch.setattr(backend, step, lambda *_: answers.wait(60))
+
+    async def start() -> list[str]:
+        try:
+            return await adopting(backend, FakeManager()).adopt_all()
+        finally:
+            assert not answers.is_set()
+            answers.set()
+
+    assert asyncio.run(start()) == [KERNELS[0]]
 
 
 # -- what comes before ------------------------------------------------------------------------

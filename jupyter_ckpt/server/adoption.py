@@ -22,6 +22,7 @@ from jupyter_core.utils import ensure_async
 
 from ..errors import CheckpointError
 from ..faults import point
+from ..kernels import RECOVERY_DEADLINE_S
 from ..record import Record
 from .backend import Backend
 from .owner import is_orphan_of
@@ -32,6 +33,8 @@ PROBE_TIMEOUT_S = 2.0
 IDLE_ANSWER_S = 0.5
 RECOVERY_WAIT_S = 10.0
 """How long a server that starts waits for kernels that agents bring back."""
+STORE_WAIT_S = 5.0
+"""The same for what needs the store, which may hang."""
 LATER_EVERY_S = 1.0
 T = TypeVar("T")
 
@@ -47,6 +50,7 @@ class Adoption:
         self._sessions = session_manager
         self._log = log
         self._later: asyncio.Task[None] | None = None
+        self._going_on: set[asyncio.Task[object]] = set()
 
     async def adopt_all(self) -> list[str]:
         """Adopt every orphan of this server's folder and return their kernel ids.
@@ -55,15 +59,17 @@ class Adoption:
         cannot be adopted is logged and keeps none of the others. Kernels that
         agents still bring back after `RECOVERY_WAIT_S` are adopted when they live.
         """
-        finishing = asyncio.create_task(self._surely(self._backend.finish_unfinished))
-        await asyncio.wait({finishing}, timeout=RECOVERY_WAIT_S)
-        await self._surely(self._backend.sweep)
+        await self._for_a_while(RECOVERY_WAIT_S, self._backend.finish_unfinished)
+        await self._for_a_while(STORE_WAIT_S, self._backend.sweep)
         records, problems = await self._surely(self._backend.records) or ([], [])
         for problem in problems:
             self._log.warning("%s", problem)
-        if not finishing.done():
-            late = {record.kernel_id for record in records if record.is_unfinished()}
-            self._later = asyncio.create_task(self._adopt_later(finishing, late))
+        late = {record.kernel_id for record in records
+                if record.is_unfinished() and is_orphan_of(record, self._root_dir)}
+        if late:
+            self._log.warning("Kernels are still being brought back, and shown when they live: %s",
+                              ", ".join(sorted(late)))
+            self._later = asyncio.create_task(self._adopt_later(late))
         return await self._adopt_among(records)
 
     def stop(self) -> None:
@@ -71,17 +77,16 @@ class Adoption:
         if self._later is not None:
             self._later.cancel()
 
-    async def _adopt_later(self, finishing: asyncio.Task[None], late: set[str]) -> None:
-        """Adopt each of the kernels `late` once it lives, until `finishing` has ended."""
-        self._log.warning("Kernels are still being brought back, and shown when they live: %s",
-                          ", ".join(sorted(late)))
-        waiting = True
-        while waiting and late:
-            waiting = bool((await asyncio.wait({finishing}, timeout=LATER_EVERY_S))[1])
-            records, _ = await self._surely(self._backend.records) or ([], [])
-            living = [one for one in records if one.kernel_id in late and one.is_alive()]
-            late.difference_update(record.kernel_id for record in living)
-            await self._adopt_among(living)
+    async def _adopt_later(self, late: set[str]) -> None:
+        """Adopt each of the kernels `late` once it lives; none that is given up."""
+        deadline = time.monotonic() + RECOVERY_DEADLINE_S
+        while late and time.monotonic() < deadline:
+            await asyncio.sleep(LATER_EVERY_S)
+            answer = await self._surely(self._backend.records)
+            if answer is not None:
+                left = [record for record in answer[0] if record.kernel_id in late]
+                late = {record.kernel_id for record in left if record.is_unfinished()}
+                await self._adopt_among(left)
 
     async def _adopt_among(self, records: list[Record]) -> list[str]:
         started = time.monotonic()
@@ -92,6 +97,13 @@ class Adoption:
             self._log.info("Adopted %d living kernels in %.2f s: %s",
                            len(found), time.monotonic() - started, ", ".join(found))
         return found
+
+    async def _for_a_while(self, wait_s: float, step: Callable[..., object], *args: Any) -> None:
+        """Do `step` surely; it goes on by itself after `wait_s`, as where a disk hangs."""
+        doing = asyncio.create_task(self._surely(step, *args))
+        self._going_on.add(doing)
+        doing.add_done_callback(self._going_on.discard)
+        await asyncio.wait({doing}, timeout=wait_s)
 
     async def _surely(self, step: Callable[..., T], *args: Any) -> T | None:
         """Return what `step` does in a worker thread; None, and a word in the log, if it fails.
@@ -123,7 +135,7 @@ class Adoption:
                 return None
             point("adopt.claimed")
             # Its server may have died after parking it and before ending it.
-            await self._surely(self._backend.unmark_parked, claimed.parent)
+            await self._for_a_while(STORE_WAIT_S, self._backend.unmark_parked, claimed.parent)
             running = await self._ask_running(claimed)
             await show_kernel(self._kernels, claimed)
             await tell_state(self._kernels.get_kernel(claimed.kernel_id), running)
