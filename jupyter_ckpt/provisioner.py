@@ -111,7 +111,8 @@ class CheckpointProvisioner(LocalProvisioner):
 
         Where there are none, the parent chooses, as for any local kernel.
         """
-        if not getattr(manager, "cache_ports", False) or self.ports_cached:
+        has_ports = self.ports_cached and any(manager.ports)  # not after ``newports``
+        if has_ports or not getattr(manager, "cache_ports", False):
             return
         cache = LocalPortCache.instance()
         found = kernel_ports(manager.ip, cache.currently_used_ports)

@@ -85,7 +85,7 @@ def set_up(
     folder = _install_folder()
     with _one_at_a_time(folder):
         if not force:  # another set-up may have done it meanwhile
-            found = _working(native, say)
+            found = _working(native, lambda text: None)
             if found is not None:
                 return found
         path = fetch_criu(folder, check=_check, mirror=mirror, say=say)

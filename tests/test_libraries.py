@@ -19,7 +19,7 @@ def mapped(path: Path, head: bytes = b"", size: int = SIZE) -> OpenFile:
     """Make a file of `size` bytes, nearly all of them holes."""
     path.write_bytes(head)
     os.truncate(path, size)
-    return OpenFile(str(path), "mapped", size, [1])
+    return OpenFile(str(path), "mapped", size)
 
 
 def write(path: Path, offset: int) -> None:

@@ -166,7 +166,7 @@ def test_changed_library_is_told_with_what_it_was_and_is(tmp_path: Path) -> None
     grown, other, gone = (tmp_path / name for name in ("grown.so", "other.so", "gone.so"))
     for path in (grown, other, gone):
         path.write_bytes(b"12345678")
-    listed = inventory([OpenFile(str(p), "mapped", 8, [1]) for p in (grown, other, gone)], ())
+    listed = inventory([OpenFile(str(p), "mapped", 8) for p in (grown, other, gone)], ())
     grown.write_bytes(b"123456789")
     other.write_bytes(b"87654321")
     gone.unlink()

@@ -49,7 +49,7 @@ def saved(tmp_path: Path) -> Path:
 
 
 def freeze(saved: Path, *paths: Path, limit: int = LIMIT) -> FrozenFiles:
-    found = [OpenFile(str(path), "write", path.stat().st_size, [1]) for path in paths]
+    found = [OpenFile(str(path), "write", path.stat().st_size) for path in paths]
     return copy_open_files(found, saved / "files", (), limit)
 
 
