@@ -32,7 +32,7 @@ demo: setup
 	$(BIN)/python -m demo
 
 test: setup check $(STAMPS)/test-tools
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+	$(BIN)/python -m pytest -rs -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 		$(PYTEST_ARGS)
 
 check: setup

@@ -18,14 +18,12 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import requests
 import websocket
 
-from jupyter_ckpt.doctor import doctor
 from jupyter_ckpt.procfs import ProcessId
 from jupyter_ckpt.server.events import SCHEMA_ID
 
@@ -47,12 +45,6 @@ def wait_until(check: Callable[[], T | None], timeout_s: float = 30.0, what: str
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout_s:g} s: {what or check}")
         time.sleep(0.02)
-
-
-@cache
-def can_checkpoint() -> bool:
-    """Tell whether processes can be saved here at all."""
-    return bool(doctor()["process"])
 
 
 def free_port() -> int:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpointable import need_checkpoints
 from jupyter_client.blocking import BlockingKernelClient
 
-from jupyter_ckpt.doctor import doctor
 from jupyter_ckpt.locations import Locations
 from jupyter_ckpt.procfs import ProcessId
 from jupyter_ckpt.record import read_record
@@ -116,8 +116,7 @@ def evaluate(kernel: dict[str, Any], code: str) -> str:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Home]:
-    if not doctor()["process"]:
-        pytest.skip("no process can be checkpointed here")
+    need_checkpoints()
     home = Home(tmp_path)
     yield home
     for kernel in home.ckpt("ps"):

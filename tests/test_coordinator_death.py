@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 import requests
-from jupyter_harness import Home, Server, can_checkpoint, wait_until
+from checkpointable import need_checkpoints
+from jupyter_harness import Home, Server, wait_until
 
 from jupyter_ckpt import faults
 from jupyter_ckpt.procfs import ProcessId, stat_fields
@@ -119,8 +120,7 @@ class Life:
 
 @pytest.fixture(scope="module")
 def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
-    if not can_checkpoint():
-        pytest.skip("no process can be checkpointed here")
+    need_checkpoints()
     found = Life(tmp_path_factory.mktemp("seed"))
     yield found
     found.end()

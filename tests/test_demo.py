@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpointable import need_checkpoints
 
 from demo.checks import checks
 from demo.evidence import QUESTIONS, Evidence
 from demo.outputs import Execution
 from demo.processes import kill_all, marked_with, trees
-from jupyter_ckpt.doctor import doctor
 
 ROOT = Path(__file__).parent.parent
 RESULT = "'finished: energy 1.0'"
@@ -110,8 +110,7 @@ def test_marked_with_finds_a_process_and_its_children(tmp_path: Path) -> None:
 
 @pytest.fixture
 def checkpoints() -> None:
-    if not doctor()["process"]:
-        pytest.skip("no process can be checkpointed here")
+    need_checkpoints()
 
 
 @pytest.mark.usefixtures("checkpoints")

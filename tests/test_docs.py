@@ -13,10 +13,10 @@ from pathlib import Path
 
 import click
 import pytest
+from checkpointable import need_checkpoints
 
 from jupyter_ckpt import native_build
 from jupyter_ckpt.cli.main import cli
-from jupyter_ckpt.doctor import doctor
 from jupyter_ckpt.errors import CheckpointError
 from jupyter_ckpt.inkernel import magic
 
@@ -108,8 +108,7 @@ def test_every_dependency_is_explained() -> None:
 
 
 def test_shell_blocks_of_the_tutorial_work(tmp_path: Path) -> None:
-    if not doctor()["process"]:
-        pytest.skip("no process can be checkpointed here")
+    need_checkpoints()
     blocks = [body for language, body in _FENCE.findall(TUTORIAL.read_text()) if language == "sh"]
     folders = {f"JUPYTER_{name}_DIR": str(tmp_path / name.lower())
                for name in ("DATA", "RUNTIME", "CONFIG")}

@@ -10,8 +10,7 @@ from typing import Any
 
 import nbformat
 import pytest
-
-from jupyter_ckpt.doctor import doctor
+from checkpointable import need_checkpoints
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 NAMES = sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
@@ -52,8 +51,7 @@ def executor(tmp_path: Path) -> Executor:
 
 @pytest.fixture
 def checkpoints() -> None:
-    if not doctor()["process"]:
-        pytest.skip("no process can be checkpointed here")
+    need_checkpoints()
 
 
 def shown(path: Path, cell_id: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from checkpointable import need_checkpoints
 from playwright.sync_api import Browser, sync_playwright
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -19,7 +20,6 @@ import jupyter_harness  # noqa: E402
 from jupyter_harness import (  # noqa: E402
     Home,
     Server,
-    can_checkpoint,
 )
 from lab_page import LabPage  # noqa: E402
 
@@ -61,8 +61,7 @@ def browser() -> Iterator[Browser]:
 
 def lab_home(folder: Path) -> Home:
     """Make a user who has the built extension and wants no news."""
-    if not can_checkpoint():
-        pytest.skip("no process can be checkpointed here")
+    need_checkpoints()
     if not (BUILT / "package.json").exists():
         pytest.fail("The extension is not built: npm ci && npm run build:prod in labextension/.")
     home = Home(folder)
