@@ -100,6 +100,8 @@ def test_marked_with_finds_a_process_and_its_children(tmp_path: Path) -> None:
     child = subprocess.Popen(["sh", "-c", "env -i sleep 60; true"],
                              env={**os.environ, "DEMO_FOLDER": str(tmp_path)})
     try:
+        while len(trees([child.pid])) < 2:  # or the shell starts the second when it is too late
+            assert child.poll() is None
         found = marked_with(str(tmp_path))
         assert child.pid in {identity.pid for identity in found}
     finally:

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from checkpointable import need_checkpoints
 from ordinary_user import OrdinaryUser, ordinary_user
 
 from jupyter_ckpt import native_build
 from jupyter_ckpt.doctor import LIMITS, doctor
 from jupyter_ckpt.engine.unsupported import UNSUPPORTED
 from jupyter_ckpt.privileges import MODES
+from jupyter_ckpt.procfs import descendants
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 REPORT = "import json; from jupyter_ckpt.doctor import doctor; print(json.dumps(doctor()))"
@@ -108,6 +110,22 @@ def test_doctor_criu_at_wrong_path_is_missing(
 def test_doctor_criu_configured_wrongly_names_the_configuration(tmp_path: Path) -> None:
     problem = only_problem(doctor(str(tmp_path / "nowhere")))
     assert "configuration" in problem["message"]
+
+
+def test_selftest_ends_children_before_their_parents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or one that is stopped is continued when its parent dies, and goes on counting."""
+    need_checkpoints()
+    kill, killed, outlived = os.kill, set[int](), list[int]()
+
+    def noted(pid: int, number: int) -> None:
+        outlived.extend(set(descendants(pid)[1:]) - killed)
+        killed.add(pid)
+        kill(pid, number)
+
+    monkeypatch.setattr(os, "kill", noted)
+    assert doctor()["process"] is True
+    assert len(killed) > 3
+    assert outlived == []
 
 
 def test_doctor_criu_that_only_tells_its_version_fails_the_selftest(

@@ -191,7 +191,9 @@ class _Trial:
         found = [ProcessId.of(pid) for one in self._started if one.is_alive()
                  for pid in descendants(one.pid)]
         victims = [one for one in found if one is not None]
-        for victim in victims:
+        # Children first: one that is stopped is continued when its parent dies, and
+        # counts on where SIGHUP is ignored (nohup).
+        for victim in reversed(victims):
             with contextlib.suppress(ProcessLookupError):  # its box may have ended it
                 os.kill(victim.pid, signal.SIGKILL)
         deadline = time.monotonic() + PID_RETRY_S
