@@ -181,6 +181,33 @@ def test_what_counts_as_use_are_cells_and_not_what_a_thread_prints(
     assert list(manager.kernels) == [KERNELS[0], KERNELS[2]], "the server ends these"
 
 
+def test_kernel_that_came_up_while_others_were_saved_was_not_used(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that answers now and did not before is compared by what is known of both moments."""
+    records = {kernel_id: alive(backend, kernel_id) for kernel_id in KERNELS}
+    monkeypatch.setattr(departure, "record_shown", lambda manager, each: records[each])
+    manager = FakeManager(vanished="")
+    manager.states = dict.fromkeys(KERNELS, ("starting", 0))
+    never_used, slow, used = KERNELS
+    said: dict[str, dict[str, Any]] = {each: {"busy": None, "cells_run": None} for each in KERNELS}
+    monkeypatch.setattr(backend, "running", lambda record: said[record.kernel_id])
+
+    def secure(record: Record, **_: Any) -> Manifest | None:
+        if record.kernel_id != never_used:
+            return saved_by(backend, record.kernel_id)
+        said.update({never_used: {"busy": False, "cells_run": 0},
+                     slow: {"busy": False, "cells_run": 3},
+                     used: {"busy": False, "cells_run": 1}})
+        manager.states.update({never_used: ("idle", 1), used: ("idle", 1)})
+        return None
+
+    monkeypatch.setattr(backend, "secure", secure)
+    parks = park_service(backend, Silence(), FakeSaves())
+    asyncio.run(Departure(backend, parks, manager, logging.getLogger()).leave("save-and-stop", 1))
+    assert list(manager.kernels) == [never_used, slow], "the server ends these"
+
+
 class FakeSaves:
     """A `SaveService` whose documents are files, or cannot be read for a reason of their own."""
 

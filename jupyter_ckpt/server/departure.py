@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,36 @@ USE_DEADLINE_S = 2.0
 SETTLE_DEADLINE_S = 20.0
 RELEASE_DEADLINE_S = 5.0
 POLICIES = ("save-and-stop", "leave-running", "stop")
+
+
+@dataclass(frozen=True)
+class Use:
+    """How far a kernel had been used at one moment.
+
+    Who watches does not count, unlike for a cull: pages are closed when a server ends.
+    """
+
+    cells: int | None
+    """The cells it had run; None when it does not tell: not yet, not in time, or never."""
+    busy: bool
+    state: str | None
+    """Its state and last activity as Jupyter knows them; None when it does not know the kernel."""
+    active_at: Any
+
+    def is_beyond(self, earlier: Use) -> bool:
+        """Tell whether somebody ran a cell between `earlier` and this moment.
+
+        If one ran already then, nothing counts: it, and what waited for its end, goes on
+        from the moment it was saved at. Nor does what the session prints, where cells are
+        counted at both moments: a thread may print all the time.
+        """
+        if earlier.busy or self.busy:
+            return not earlier.busy
+        if self.cells == 0:
+            return False  # nobody ever did: all that can have happened is that it came up
+        if self.cells is not None and earlier.cells is not None:
+            return self.cells != earlier.cells
+        return (self.state, self.active_at) != (earlier.state, earlier.active_at)
 
 
 class Departure:
@@ -65,7 +96,7 @@ class Departure:
         uses = dict(zip(alive, await asyncio.gather(*map(self._use, alive.values()))))
 
         async def is_unused(key: str) -> bool:
-            return uses[key] is None or await self._use(alive[key]) == uses[key]
+            return not (await self._use(alive[key])).is_beyond(uses[key])
 
         saved = await self._each(alive, lambda key: self._parks.secure(
             alive[key], "shutdown", budget_s))
@@ -88,26 +119,18 @@ class Departure:
         return {key: answer for key, answer in zip(asked, answers)
                 if answer and not isinstance(answer, BaseException)}
 
-    async def _use(self, record: Record) -> tuple[Any, ...] | None:
-        """Return what changes when somebody runs a cell; None while one runs.
-
-        That one goes on from the moment it was saved at. Who watches does not
-        count, unlike for a cull: pages are closed when a server ends. Nor does what
-        the session prints, where its in-kernel part counts the cells: a thread may
-        print all the time.
-        """
+    async def _use(self, record: Record) -> Use:
         try:
             asked = self._backend.run(self._backend.running, record)
             told = await asyncio.wait_for(asked, USE_DEADLINE_S)
         except (CheckpointError, OSError, asyncio.TimeoutError):
             told = {}
-        if told.get("cells_run") is not None:
-            return None if told["busy"] else (told["cells_run"],)
+        cells = told.get("cells_run")
         if record.kernel_id not in self._kernels:
-            return ()
+            return Use(cells, bool(told.get("busy")), None, None)
         kernel = self._kernels.get_kernel(record.kernel_id)
-        busy = kernel.execution_state == "busy"
-        return None if busy else (kernel.execution_state, kernel.last_activity)
+        busy = told["busy"] if cells is not None else kernel.execution_state == "busy"
+        return Use(cells, busy, kernel.execution_state, kernel.last_activity)
 
     async def _settle(self) -> None:
         """Let no kernel begin to restart, and those that do come to their end.
