@@ -7,28 +7,24 @@ no process checkpoint is possible it is exactly a `LocalProvisioner`.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jupyter_client.connect import KernelConnectionInfo, LocalPortCache, port_names
+from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import Bool
 
-from .box.hangup import reset_on_end
 from .errors import CheckpointError, LaunchFailed, NotPossibleHere
-from .kernel_ports import kernel_ports
 from .manifest import utc_now
-from .procfs import ProcessId, descendants
 from .record import Record
 from .server import backend
 from .server.adoption import tell_state
-from .server.attached import AttachedProcess
+from .server.attached import AttachedProcess, kill_tree
+from .server.connection import connection_of, exchange_ports, give_ports
 from .server.revival import Revival, Start
 
 PROVISIONER_NAME = "ckpt-provisioner"
@@ -76,7 +72,9 @@ class CheckpointProvisioner(LocalProvisioner):
         if self._attach is None:
             if self.record is None:
                 await self._refuse_living()
-            self._choose_ports(manager)
+            has_ports = self.ports_cached and any(manager.ports)  # not after ``newports``
+            if not has_ports and give_ports(manager):
+                self.ports_cached = True  # `cleanup` gives them back
             return await super().pre_launch(**kwargs)
         kwargs.pop("extra_arguments", None)
         self._connect(manager, self._attach)
@@ -97,32 +95,9 @@ class CheckpointProvisioner(LocalProvisioner):
 
     def _connect(self, manager: Any, record: Record) -> None:
         """Point `manager` at a living kernel, whose later lives are to have its ports, too."""
-        cache = LocalPortCache.instance()
-        given = list(manager.ports) if self.ports_cached else []
-        connect_to(manager, record)
-        for port in given:
-            cache.return_port(port)
-        cache.currently_used_ports.update(manager.ports)
+        exchange_ports(manager, record, list(manager.ports) if self.ports_cached else [])
         self.ports_cached = True
         self.connection_info = manager.get_connection_info()
-
-    def _choose_ports(self, manager: Any) -> None:
-        """Give a new kernel ports that the system hands to nobody until it has bound them.
-
-        Where there are none, the parent chooses, as for any local kernel.
-        """
-        has_ports = self.ports_cached and any(manager.ports)  # not after ``newports``
-        if has_ports or not getattr(manager, "cache_ports", False):
-            return
-        cache = LocalPortCache.instance()
-        found = kernel_ports(manager.ip, cache.currently_used_ports)
-        if not all(found.values()):
-            return
-        for name, port in found.items():
-            setattr(manager, name, port)
-        # Whoever starts several kernels at once; `cleanup` gives them back.
-        cache.currently_used_ports.update(found.values())
-        self.ports_cached = True
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Start the kernel in a box, or attach to one.
@@ -283,65 +258,6 @@ class CheckpointProvisioner(LocalProvisioner):
             if self._asked_at is not None:
                 # Some kernels crash while they end; nobody wants that one back.
                 await place.run(place.dismiss_offer, record.kernel_id, self._asked_at)
-
-
-def connect_to(manager: Any, record: Record) -> None:
-    """Point a kernel manager at the ports and the key of a living kernel.
-
-    Raises `LaunchFailed` when the connection file cannot be read; the manager
-    is unchanged then.
-    """
-    info = _connection_of(record)
-    for name in port_names:
-        setattr(manager, name, 0)
-    manager.connection_file = record.connection_file
-    manager.load_connection_info(info)
-    # Ours to remove when the kernel is shut down, as if we had written it.
-    manager._connection_file_written = True
-
-
-def connection_of(manager: Any) -> dict[str, Any]:
-    """Return the ports and the key of a kernel manager as a connection file holds them."""
-    info = manager.get_connection_info(session=False)
-    return {key: value.decode() if isinstance(value, bytes) else value
-            for key, value in info.items()}
-
-
-def ports_of(record: Record) -> list[int]:
-    """Return a kernel's ports in jupyter_client's order; raise `LaunchFailed` like `connect_to`."""
-    info = _connection_of(record)
-    return [int(info.get(name, 0)) for name in port_names]
-
-
-def _connection_of(record: Record) -> dict[str, Any]:
-    try:
-        info: dict[str, Any] = json.loads(Path(record.connection_file).read_bytes())
-    except (OSError, ValueError) as error:
-        raise LaunchFailed(
-            f"The connection file of kernel {record.kernel_id} cannot be read: {error}.",
-            "Restore its last checkpoint with 'jupyter ckpt restore'.") from error
-    return info
-
-
-def kill_tree(record: Record) -> None:
-    """Send SIGKILL to everything in a box; the pids are checked by start time."""
-    if record.init is not None and record.init.is_alive():
-        reset_on_end(descendants(record.init.pid))  # the ports are needed again
-        # The kernel ends a pid namespace together with its PID 1.
-        AttachedProcess(record.init).kill()
-        return
-    top = record.root if record.root is not None and record.root.is_alive() else record.kernel
-    if top is None or not top.is_alive():
-        return
-    tree = descendants(top.pid)
-    reset_on_end(tree)
-    # Parents first, so that none lives to replace a child.
-    for identity in _identities(tree):
-        AttachedProcess(identity).kill()
-
-
-def _identities(pids: Iterable[int]) -> list[ProcessId]:
-    return [identity for identity in map(ProcessId.of, pids) if identity is not None]
 
 
 def _with_full_path(cmd: list[str], env: dict[str, str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -72,6 +73,22 @@ def test_nothing_else_is_put_back(program: Path, tmp_path: Path) -> None:
         assert not is_lasting(str(path))
         put_back(str(path), lambda: b"first version")
         assert not os.path.lexists(path)
+
+
+def test_process_that_is_killed_while_it_writes_leaves_no_half_copy(
+    program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = os.fork()
+    if child == 0:
+        try:
+            monkeypatch.setattr(os, "fsync", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+            lasting_path("ckpt-box")
+        finally:
+            os._exit(0)  # it was not killed
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    [folder] = (tmp_path / "env" / "programs").iterdir()
+    assert not (folder / "ckpt-box").exists()
+    assert lasting_path("ckpt-box").read_bytes() == b"first version"
 
 
 # -- a real session -----------------------------------------------------------------------------

@@ -19,8 +19,8 @@ from session_kit import Shell, Talker, shell_in
 from jupyter_ckpt import kernels, parking
 from jupyter_ckpt.agent import proven
 from jupyter_ckpt.agent.activity import SAME_CPU_S, Mark
-from jupyter_ckpt.agent.save import PROVEN_WARNING
 from jupyter_ckpt.agent.saving import _is_its_own
+from jupyter_ckpt.agent.storing import PROVEN_WARNING
 from jupyter_ckpt.errors import ChunkCorrupt
 from jupyter_ckpt.locations import Locations
 from jupyter_ckpt.manifest import Manifest

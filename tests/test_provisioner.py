@@ -20,11 +20,12 @@ from jupyter_harness import Home, StartServer, wait_until
 from jupyter_ckpt.errors import LaunchFailed
 from jupyter_ckpt.locations import Locations
 from jupyter_ckpt.procfs import ProcessId
-from jupyter_ckpt.provisioner import CheckpointProvisioner, connect_to, kill_tree, ports_of
+from jupyter_ckpt.provisioner import CheckpointProvisioner
 from jupyter_ckpt.record import Record, write_record
 from jupyter_ckpt.server import backend
-from jupyter_ckpt.server.attached import AttachedProcess
+from jupyter_ckpt.server.attached import AttachedProcess, kill_tree
 from jupyter_ckpt.server.backend import Backend
+from jupyter_ckpt.server.connection import connect_to, ports_of
 
 pytest_plugins = ["jupyter_fixtures"]
 

@@ -12,6 +12,7 @@ from jupyter_ckpt.agent.recordfile import RecordFile
 from jupyter_ckpt.agent.restore import Prepared, Restore
 from jupyter_ckpt.agent.save import NOT_QUIET, Save
 from jupyter_ckpt.agent.savedfiles import FilePlan
+from jupyter_ckpt.agent.storing import Captured
 from jupyter_ckpt.agent.tools import Tools
 from jupyter_ckpt.errors import CheckpointRefused, DumpFailed
 from jupyter_ckpt.procfs import ProcessId
@@ -40,18 +41,18 @@ class KernelThatSays:
         self.record = Record("kernel-0001", kernel=ProcessId(1, 0), injected=True, **record)
 
 
-def quiesced(answer: dict[str, Any] | None, **record: Any) -> Save:
+def quiesced(answer: dict[str, Any] | None, **record: Any) -> Captured:
     save = Save(TOOLS, cast(Any, KernelThatSays(answer, **record)), {}, Job("a", "checkpoints"),
                 "0" * 16)
     save._quiesce()
-    return save
+    return save.captured
 
 
 def test_kernel_that_could_not_prepare_is_saved_with_a_warning() -> None:
-    save = quiesced({"ok": False, "error": {"id": "internal", "message": "RuntimeError: no"}})
-    assert save.warnings == [
+    captured = quiesced({"ok": False, "error": {"id": "internal", "message": "RuntimeError: no"}})
+    assert captured.warnings == [
         f"The kernel could not prepare for the freeze (RuntimeError: no): {NOT_QUIET}"]
-    assert save.status == {}
+    assert captured.status == {}
 
 
 def test_kernel_that_is_being_saved_already_is_not_saved() -> None:

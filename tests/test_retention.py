@@ -16,7 +16,7 @@ from jupyter_ckpt.agent import retention
 from jupyter_ckpt.agent.overflow import relieve
 from jupyter_ckpt.agent.proofs import Proofs
 from jupyter_ckpt.agent.retention import Retention
-from jupyter_ckpt.agent.save import Save
+from jupyter_ckpt.agent.storing import Storing
 from jupyter_ckpt.manifest import utc_after, utc_now
 from jupyter_ckpt.plan import Schedule
 from jupyter_ckpt.record import Record
@@ -147,15 +147,14 @@ def test_what_is_about_to_be_restored_stays(store: Store, save: Saved) -> None:
 def test_what_is_made_after_the_clock_was_set_back_is_the_newest(store: Store, save: Saved) -> None:
     ours = save(at="2099-01-01T00:00:00.000Z")
     theirs = save(OTHER_ID, at="2099-06-01T00:00:00.000Z")
-    beside = save(OTHER_ID, at="2099-09-09T09:09:09.999Z",
-                  notebook={"path": NOTEBOOK, "sha256": ""})
+    save(OTHER_ID, at="2099-09-09T09:09:09.999Z",
+         notebook={"path": NOTEBOOK, "sha256": ""})
     for record, after in [
             (Record(KERNEL_ID), "2099-01-01T00:00:00.001Z"),
             (Record(KERNEL_ID, parent=theirs), "2099-06-01T00:00:00.001Z"),
             (Record(KERNEL_ID, parent=ours, notebook=NOTEBOOK), "2099-09-09T09:09:10.000Z")]:
-        making = Save(cast(Any, None), cast(Any, SimpleNamespace(record=record)), {},
-                      cast(Any, None), beside)
-        assert making._moment(store) == after
+        making = Storing(cast(Any, SimpleNamespace(record=record)), {}, cast(Any, None), "4.1")
+        assert making.moment(store) == after
     assert utc_after(["2026-01-01T00:00:00.000Z"]) <= utc_now()
     assert utc_after(["9999-12-31T23:59:59.999Z"]) <= utc_now()  # no later one is there
     assert utc_after(["no time"]) <= utc_now()

@@ -27,7 +27,8 @@ from .preparing import Prepared
 from .proven import read_back
 from .requests import restore_answer
 from .restore import Restore
-from .save import PROVEN_WARNING, Save
+from .save import Save
+from .storing import PROVEN_WARNING
 
 log = logging.getLogger(__name__)
 SAFETY_NOTE = "The session as it was before it was restored to {0}."

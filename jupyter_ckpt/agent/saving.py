@@ -63,7 +63,7 @@ def _made(
     making = Save(tools, kernel, request, job, checkpoint_id(agent.folder.name, job.id),
                   lambda: agent.doing("frozen"))
     manifest = making.run()
-    kernel.mark, kernel.saved_at = making.mark, time.monotonic()
+    kernel.mark, kernel.saved_at = making.captured.mark, time.monotonic()
     point("save.stored")
     agent.remember(kernel, parent=manifest.id)
     point("save.recorded")

@@ -1,11 +1,13 @@
-"""A process look-alike for a kernel that is not our child."""
+"""Processes that are not our children: a look-alike of one, and the end of a kernel's."""
 
 from __future__ import annotations
 
 import os
 import signal
 
-from ..procfs import ProcessId, readable
+from ..box.hangup import reset_on_end
+from ..procfs import ProcessId, descendants, readable
+from ..record import Record
 
 UNKNOWN_EXIT_CODE = -1
 """Only a parent learns an exit code; a kernel's parent is its box."""
@@ -75,3 +77,20 @@ class AttachedProcess:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def kill_tree(record: Record) -> None:
+    """Send SIGKILL to everything in a box; the pids are checked by start time."""
+    if record.init is not None and record.init.is_alive():
+        reset_on_end(descendants(record.init.pid))  # the ports are needed again
+        # The kernel ends a pid namespace together with its PID 1.
+        AttachedProcess(record.init).kill()
+        return
+    top = record.root if record.root is not None and record.root.is_alive() else record.kernel
+    if top is None or not top.is_alive():
+        return
+    tree = descendants(top.pid)
+    reset_on_end(tree)
+    # Parents first, so that none lives to replace a child.
+    for identity in filter(None, map(ProcessId.of, tree)):
+        AttachedProcess(identity).kill()

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import NotOurKernel
-from ..provisioner import CheckpointProvisioner, connect_to, connection_of, ports_of
+from ..provisioner import CheckpointProvisioner
 from ..record import Record
 from .adoption import tell_state
+from .connection import connect_to, connection_of, ports_of
 from .reconnection import Reconnection
 
 
