@@ -14,6 +14,10 @@ from jupyter_ckpt.procfs import ProcessId, rss_bytes, status_lines
 __all__ = ["Idle", "idle", "kill_abruptly", "kill_all", "pss_bytes", "rss", "trees"]
 
 
+SETTLED_AFTER_S = 0.5
+SETTLE_DEADLINE_S = 10.0
+
+
 @dataclass
 class Idle:
     """What some processes did while nobody asked them for anything."""
@@ -48,12 +52,25 @@ def rss(identities: Iterable[ProcessId]) -> int:
 
 
 def idle(identities: Iterable[ProcessId], seconds: float) -> Idle:
-    """Watch processes for some seconds, to the nanosecond of processor time."""
+    """Watch processes for some seconds, to the nanosecond of processor time.
+
+    From the moment on at which they are done with what was asked before: an agent
+    tidies up for some milliseconds after it has answered.
+    """
     wanted = list(identities)
-    before = _spent(wanted)
+    before = _settled(wanted)
     time.sleep(seconds)
     after = _spent(wanted)
     return Idle(seconds, (after[0] - before[0]) / 1e9, after[1] - before[1])
+
+
+def _settled(identities: list[ProcessId]) -> tuple[int, int]:
+    deadline = time.monotonic() + SETTLE_DEADLINE_S
+    before, after = _spent(identities), (-1, -1)
+    while after != before and time.monotonic() < deadline:
+        time.sleep(SETTLED_AFTER_S)
+        before, after = after, _spent(identities)
+    return after
 
 
 def _spent(identities: list[ProcessId]) -> tuple[int, int]:

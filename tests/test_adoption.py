@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,34 +12,23 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from record_kit import GONE, KERNELS, backend_in, me
 
 from jupyter_ckpt import kernels, stale
 from jupyter_ckpt.errors import AgentUnreachable, EncryptionKeyMissing, KernelNotFound
 from jupyter_ckpt.locations import Locations
-from jupyter_ckpt.procfs import ProcessId
 from jupyter_ckpt.record import Record, write_record
 from jupyter_ckpt.server import adoption
 from jupyter_ckpt.server.adoption import Adoption
 from jupyter_ckpt.server.backend import Backend
-from jupyter_ckpt.server.owner import is_orphan_of, released, this_process
+from jupyter_ckpt.server.owner import is_orphan_of, released
 from jupyter_ckpt.server.restore_service import RestoreService
 from jupyter_ckpt.serverext import CheckpointApp
-
-KERNELS = [f"11111111-aaaa-4000-8000-00000000000{n}" for n in range(3)]
-GONE = ProcessId(4_000_000, 1)
-
-
-def me() -> ProcessId:
-    found = ProcessId.of(os.getpid())
-    assert found is not None
-    return found
 
 
 @pytest.fixture
 def backend(tmp_path: Path) -> Backend:
-    found = Backend(Locations(tmp_path / "ckpt", tmp_path, tmp_path / "store"))
-    found.owner = this_process(str(tmp_path), "http://127.0.0.1:1/")
-    return found
+    return backend_in(tmp_path)
 
 
 def orphan(backend: Backend, kernel_id: str, **changes: Any) -> Record:

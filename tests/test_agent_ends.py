@@ -15,6 +15,7 @@ import pytest
 from fake_kernels import a_manifest, stored
 from faulty_kernel import Kernel
 from inkernel_harness import until
+from record_kit import GONE
 from session_kit import Talker, shell_in
 
 from jupyter_ckpt import offers
@@ -33,7 +34,6 @@ from jupyter_ckpt.record import RECORD_NAME, Record, read_record, write_record
 from jupyter_ckpt.store import Store
 
 ID = "kernel-0001"
-GONE = ProcessId(4_000_000, 1)
 
 
 class Place:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from fake_kernels import a_manifest, stored
 from jupyter_harness import wait_until
+from record_kit import GONE
 from session_kit import Shell, Talker, shell_in
 
 from jupyter_ckpt import offers, stale
@@ -31,7 +32,6 @@ from jupyter_ckpt.server.backend import NOT_REVIVED, Backend
 from jupyter_ckpt.store import Store
 
 KERNEL = "11111111-aaaa-4000-8000-000000000001"
-GONE = ProcessId(4_000_000, 1)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import signal
 import threading
 from collections.abc import Awaitable, Callable
@@ -16,42 +15,32 @@ from typing import Any
 import pytest
 from fake_kernels import a_manifest, stored
 from jupyter_harness import Home, StartServer, wait_until
+from record_kit import GONE, KERNELS, backend_in, me
 from tornado.web import HTTPError
 
 from jupyter_ckpt import offers
 from jupyter_ckpt.errors import DumpFailed
 from jupyter_ckpt.faults import VARIABLE
-from jupyter_ckpt.locations import Locations
 from jupyter_ckpt.manifest import Manifest
-from jupyter_ckpt.procfs import ProcessId
 from jupyter_ckpt.record import Record, read_record, write_record
 from jupyter_ckpt.server import departure
 from jupyter_ckpt.server.backend import Backend
 from jupyter_ckpt.server.departure import Departure
 from jupyter_ckpt.server.events import Emitter, Silence
 from jupyter_ckpt.server.fork_service import ForkService
-from jupyter_ckpt.server.owner import is_orphan_of, this_process
+from jupyter_ckpt.server.owner import is_orphan_of
 from jupyter_ckpt.server.park_service import ParkService
 from jupyter_ckpt.server.threads import DaemonThreads
 from jupyter_ckpt.store import Store
 
 pytest_plugins = ["jupyter_fixtures"]
-KERNELS = [f"11111111-aaaa-4000-8000-00000000000{n}" for n in range(3)]
-GONE = ProcessId(4_000_000, 1)
-
-
-def me() -> ProcessId:
-    found = ProcessId.of(os.getpid())
-    assert found is not None
-    return found
 
 
 @pytest.fixture
 def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Backend:
     """A backend whose kernels have no in-kernel part to ask."""
-    found = Backend(Locations(tmp_path / "ckpt", tmp_path, tmp_path / "store"))
+    found = backend_in(tmp_path)
     monkeypatch.setattr(found, "running", lambda record: {"busy": None, "running": None})
-    found.owner = this_process(str(tmp_path), "http://127.0.0.1:1/")
     return found
 
 
