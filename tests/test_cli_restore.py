@@ -34,6 +34,7 @@ class ServerStandIn:
     def __init__(self, root_dir: Path) -> None:
         self.root_dir = root_dir
         self.answers: dict[tuple[str, str], tuple[int, Any]] = {
+            ("GET", "/lab/api"): (200, {"version": "2.17.0"}),
             ("GET", "/lab/api/ckpt/kernels"): (200, [])}
         self.requests: list[tuple[str, str, Any]] = []
         self.token = TOKEN
@@ -342,6 +343,20 @@ def test_restore_through_a_server_without_the_extension_says_what_to_do(
     ran = shell.run("restore", saved(shell).id, "--json")
     assert (ran.code, ran.error["id"]) == (4, "not-possible-here")
     assert "jupyter server extension enable" in ran.error["hint"]
+    assert server.posted() == []
+
+
+@pytest.mark.parametrize("answers", [{}, {("GET", "/lab/api"): (200, ["something else"])}])
+def test_whoever_listens_where_a_server_was_is_not_taken_for_it(
+        shell: Shell, server: ServerStandIn, answers: dict[tuple[str, str], tuple[int, Any]]
+) -> None:
+    """The file of a killed server stays, and its port and pid may be others' by now."""
+    server.answers = answers
+    ran = shell.run("restore", saved(shell).id, "--json")
+    assert (ran.code, ran.error["id"]) == (4, "not-possible-here")
+    assert "is no Jupyter server" in ran.error["message"]
+    [left] = shell.locations.connection_dir.glob("jpserver-*.json")
+    assert str(left) in ran.error["hint"]
     assert server.posted() == []
 
 

@@ -39,7 +39,10 @@ class Answer:
 class RunningServer:
     """One running Jupyter server."""
 
-    def __init__(self, info: dict[str, Any]) -> None:
+    def __init__(self, file: Path) -> None:
+        """Read its runtime file; raises OSError, ValueError, KeyError and TypeError."""
+        self.file = file
+        info: dict[str, Any] = json.loads(file.read_bytes())
         self.url = str(info["url"])
         self.pid = int(info.get("pid") or 0)
         self.root_dir = str(info.get("root_dir") or info.get("notebook_dir") or "")
@@ -134,7 +137,7 @@ class RunningServer:
     def check(self) -> None:
         """Raise `NotPossibleHere` unless our extension answers with this token."""
         # A server that is alive answers this at once; what comes next may take a while.
-        self.ask("GET", "api", timeout_s=_ALIVE_TIMEOUT_S)
+        known = self.ask("GET", "api", timeout_s=_ALIVE_TIMEOUT_S)
         status = self.ask("GET", "api/ckpt/kernels", timeout_s=60.0).status
         if status == 200:
             return
@@ -142,6 +145,10 @@ class RunningServer:
             raise NotPossibleHere(
                 f"The Jupyter server at {self.url} does not let this command in (HTTP {status}).",
                 "Start it with a token instead of a password, or use --no-server.")
+        if status == 404 and not (isinstance(known.data, dict) and "version" in known.data):
+            raise NotPossibleHere(
+                f"What answers at {self.url} is no Jupyter server.",
+                f"One that was killed has left {self.file}: remove it, or use --no-server.")
         if status == 404:
             raise NotPossibleHere(
                 f"The Jupyter server at {self.url} runs without jupyter_ckpt.",
@@ -216,7 +223,7 @@ def running_servers(runtime_dir: Path) -> list[RunningServer]:
     found = []
     for path in runtime_dir.glob("jpserver-*.json"):
         try:
-            server = RunningServer(json.loads(path.read_bytes()))
+            server = RunningServer(path)
         except (OSError, ValueError, KeyError, TypeError):
             # Removed meanwhile, or half written: no server to talk to yet.
             continue
