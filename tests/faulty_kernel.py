@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from fault_plan import FaultPlan
 from session_kit import Shell, Talker
 
 from jupyter_ckpt.client import AgentClient
-from jupyter_ckpt.faults import VARIABLE
 from jupyter_ckpt.record import Record, read_record
 
 
 class Kernel:
     """A real kernel whose agents suffer what the plan says."""
 
-    def __init__(self, shell: Shell, plan: Path) -> None:
-        self.shell, self.plan = shell, plan
-        shell.environment[VARIABLE] = str(plan)
+    def __init__(self, shell: Shell, folder: Path) -> None:
+        """Start one in `shell`; its plan lies in `folder`."""
+        self.shell, self.plan = shell, FaultPlan(folder)
+        shell.environment.update(self.plan.environment)
         self.arm()
         started = shell.start()
         self.id: str = started["kernel_id"]
@@ -30,19 +29,13 @@ class Kernel:
 
     def arm(self, *faults: dict[str, Any]) -> None:
         """Let every agent suffer `faults` from now on, each once, and forget the trace."""
-        for old in [*self.plan.glob("fired-*"), self.plan / "trace"]:
-            old.unlink(missing_ok=True)
-        fresh = self.plan / "plan.new"  # named when it is whole: agents read it at any moment
-        fresh.write_text(json.dumps([{"program": "kernel_agent", **fault} for fault in faults]))
-        fresh.rename(self.plan / "plan.json")
+        self.plan.arm(*({"program": "kernel_agent", **fault} for fault in faults))
 
     def passed(self, point: str) -> int:
-        with suppress(FileNotFoundError):
-            return (self.plan / "trace").read_text().split().count(point)
-        return 0
+        return self.plan.passed(point)
 
     def fired(self) -> int:
-        return len(list(self.plan.glob("fired-*")))
+        return self.plan.times_fired()
 
     def record(self) -> Record:
         return read_record(self.folder)

@@ -8,19 +8,17 @@ the same kernel goes on through all of it.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
 from checkpointable import need_checkpoints
+from fault_plan import FaultPlan
 from jupyter_harness import Home, Server, wait_until
 
-from jupyter_ckpt import faults
 from jupyter_ckpt.procfs import ProcessId, stat_fields
 from jupyter_ckpt.store import Store
 
@@ -53,9 +51,8 @@ class Life:
 
     def __init__(self, folder: Path) -> None:
         self.home = Home(folder / "home")
-        self.plan = folder / "plan"
-        self.plan.mkdir()
-        self.home.env[faults.VARIABLE] = str(self.plan)
+        self.plan = FaultPlan(folder / "plan")
+        self.home.env.update(self.plan.environment)
         self.server = Server(self.home)
         self.kernel_id = str(self.server.open_session("a.ipynb")["kernel"]["id"])
         assert self.run(BEGIN) == "begun"
@@ -96,17 +93,11 @@ class Life:
         if phase == "idle":
             os.kill(victim.pid, signal.SIGKILL)
         else:
-            self.arm({"point": phase, "act": "kill", "victim": victim.pid})
+            self.plan.arm({"point": phase, "act": "kill", "victim": victim.pid})
             # Nobody may be left to answer.
             with contextlib.suppress(requests.ConnectionError):
                 self.server.request("POST", f"/api/ckpt/kernels/{self.kernel_id}/checkpoints", {})
         wait_until(lambda: not victim.is_alive(), 30, f"{victim} is dead")
-
-    def arm(self, *found: dict[str, Any]) -> None:
-        for old in self.plan.glob("fired-*"):
-            old.unlink()
-        (self.plan / "new").write_text(json.dumps(found))
-        os.replace(self.plan / "new", self.plan / "plan.json")
 
     def serve_again(self) -> None:
         """Start the next server, as its user would."""
@@ -142,7 +133,7 @@ def test_the_session_goes_on_whoever_dies(life: Life, who: str, phase: str) -> N
     assert life.run(ASK_CHILD).startswith("hello 41 ")
 
     # The checkpoint that was being made is made, once; and so is the next.
-    life.arm()
+    life.plan.arm()
     made = 0 if phase == "idle" else 1
     wait_until(lambda: len(life.checkpoints()) == len(checkpoints) + made, 30, "it is made")
     job = life.server.save(life.kernel_id)

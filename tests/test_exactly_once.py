@@ -56,7 +56,7 @@ def test_save_whose_agent_is_killed_anywhere_makes_one_checkpoint(
 
 
 def test_checkpoint_of_a_kernel_that_dies_while_it_is_stored_comes_back(kernel: Kernel) -> None:
-    dying = Kernel(kernel.shell, kernel.plan)
+    dying = Kernel(kernel.shell, kernel.plan.folder)
     dying.talker.run("kept = 'until the end'")
     process = dying.record().kernel
     assert process is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import signal
 import threading
@@ -14,13 +13,13 @@ from typing import Any
 
 import pytest
 from fake_kernels import a_manifest, stored
+from fault_plan import FaultPlan
 from jupyter_harness import Home, StartServer, wait_until
 from record_kit import GONE, KERNELS, backend_in, me
 from tornado.web import HTTPError
 
 from jupyter_ckpt import offers
 from jupyter_ckpt.errors import DumpFailed
-from jupyter_ckpt.faults import VARIABLE
 from jupyter_ckpt.manifest import Manifest
 from jupyter_ckpt.record import Record, read_record, write_record
 from jupyter_ckpt.server import departure
@@ -326,40 +325,28 @@ def test_calls_are_made_in_few_threads_and_their_errors_told() -> None:
 
 
 # -- real servers ----------------------------------------------------------------------------
-def armed(plan: Path, *faults: dict[str, str]) -> None:
-    plan.mkdir(exist_ok=True)
-    (plan / "new").write_text(json.dumps(faults))
-    (plan / "new").replace(plan / "plan.json")
-
-
 def test_server_ends_while_a_save_goes_on_and_the_next_has_its_kernels_before(
     real_home: Home, start: StartServer, tmp_path: Path
 ) -> None:
-    plan = tmp_path / "plan"
-    armed(plan)
-    first = start(real_home, "--CheckpointApp.on_shutdown=leave-running", **{VARIABLE: str(plan)})
+    plan = FaultPlan(tmp_path / "plan")
+    first = start(real_home, "--CheckpointApp.on_shutdown=leave-running", **plan.environment)
     kernel_id = first.open_session("a.ipynb")["kernel"]["id"]
     assert first.connect(kernel_id).run("x = 7; print(x)") == "7"
     saving = {"point": "save.begun", "act": "hang", "program": "kernel_agent"}
     released = {"point": "depart.released", "act": "hang", "program": "jupyter_server"}
-    armed(plan, saving, released)
+    plan.arm(saving, released)
     first.ok("POST", f"/api/ckpt/kernels/{kernel_id}/checkpoints", {"name": "large"})
-    wait_for(plan / "fired-0")
+    wait_until(plan.fired, 60, "the save hangs")
     first.process.send_signal(signal.SIGTERM)
-    wait_for(plan / "fired-1")
+    wait_until(lambda: plan.fired(1), 60, "the server has let go of its kernels")
 
     second = start(real_home)
     assert [one["id"] for one in second.ok("GET", "/api/kernels")] == [kernel_id]
     assert first.process.poll() is None
-    armed(plan, saving)
+    plan.arm(saving)
     assert first.process.wait(60) is not None
     assert second.ok("GET", "/api/ckpt/checkpoints") == []
-    armed(plan)
+    plan.disarm()
     wait_until(lambda: [one["name"] for one in second.ok("GET", "/api/ckpt/checkpoints")]
                == ["large"], 60, "the save ends")
     assert second.connect(kernel_id).run("print(x)") == "7"
-
-
-def wait_for(path: Path) -> None:
-    check: Callable[[], bool] = path.exists
-    wait_until(check, 60, f"{path.name} exists")

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import requests
+from fault_plan import FaultPlan
 from jupyter_harness import Events, Home, Server, StartServer, wait_until
 
 from jupyter_ckpt.agent.retention import may_go
-from jupyter_ckpt.faults import VARIABLE
 from jupyter_ckpt.store import Store
 
 pytest_plugins = ["jupyter_fixtures"]
@@ -207,17 +207,15 @@ def test_session_of_a_server_that_was_terminated_comes_back(
 def test_kernel_that_is_not_saved_in_time_is_left_running(
     real_home: Home, start: StartServer, tmp_path: Path
 ) -> None:
-    plan = tmp_path / "plan"
-    plan.mkdir()
-    (plan / "plan.json").write_text("[]")
+    plan = FaultPlan(tmp_path / "plan")
     first = start(real_home, SAVE_AND_STOP, "--CheckpointApp.shutdown_budget_s=1",
-                  **{VARIABLE: str(plan)})
+                  **plan.environment)
     kernel_id = opened(first)
     assert use(first, kernel_id, "x = 7; print(x)") == "7"
-    (plan / "plan.json").write_text(json.dumps([{"point": "save.begun", "act": "hang"}]))
+    plan.arm({"point": "save.begun", "act": "hang"})
     first.stop()
     assert "was not saved in time" in first.log.read_text()
-    (plan / "plan.json").write_text("[]")
+    plan.disarm()
     second = start(real_home)
     assert kernels(second) == [kernel_id]
     assert use(second, kernel_id, "print(x)") == "7"
@@ -226,15 +224,14 @@ def test_kernel_that_is_not_saved_in_time_is_left_running(
 def test_server_killed_between_mark_and_end_leaves_a_kernel_that_is_not_parked(
     real_home: Home, start: StartServer, tmp_path: Path
 ) -> None:
-    plan = tmp_path / "plan"
-    plan.mkdir()
-    (plan / "plan.json").write_text(json.dumps([{"point": "park.marked", "act": "kill"}]))
+    plan = FaultPlan(tmp_path / "plan")
+    plan.arm({"point": "park.marked", "act": "kill"})
     real_home.write_notebook("a.ipynb", "x")
-    first = start(real_home, SAVE_AND_STOP, **{VARIABLE: str(plan)})
+    first = start(real_home, SAVE_AND_STOP, **plan.environment)
     kernel_id = opened(first)
     assert use(first, kernel_id, "x = 7; print(x)") == "7"
     first.stop()
-    assert (plan / "fired-0").exists()
+    assert plan.fired()
     second = start(real_home)
     assert use(second, kernel_id, "x += 1; print(x)") == "8"
     assert [one["parked"] for one in checkpoints(second)] == [False]
@@ -284,21 +281,20 @@ def test_page_that_is_reloaded_while_a_session_comes_back_gets_that_session(
     real_home: Home, start: StartServer, tmp_path: Path
 ) -> None:
     parked(real_home, start)
-    plan = tmp_path / "plan"
-    plan.mkdir()
-    (plan / "plan.json").write_text(json.dumps([{"point": "restore.running", "act": "hang"}]))
-    server = start(real_home, **{VARIABLE: str(plan)})
+    plan = FaultPlan(tmp_path / "plan")
+    plan.arm({"point": "restore.running", "act": "hang"})
+    server = start(real_home, **plan.environment)
     with suppress(requests.Timeout):  # the page is left
         server.request("POST", "/api/sessions", {
             "path": "a.ipynb", "name": "a.ipynb", "type": "notebook",
             "kernel": {"name": "python3"}}, timeout=2)
-    wait_until((plan / "fired-0").exists, 60, "the restore hangs")
+    wait_until(plan.fired, 60, "the restore hangs")
     found: list[str] = []
     again = [threading.Thread(target=lambda: found.append(opened(server))) for _ in range(2)]
     for thread in again:
         thread.start()
     assert server.ok("GET", "/api/sessions") == []
-    (plan / "plan.json").write_text("[]")
+    plan.disarm()
     for thread in again:
         thread.join()
     [kernel_id] = kernels(server)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_plan import FaultPlan
 from jupyter_harness import Home, Server, StartServer, wait_until
 
-from jupyter_ckpt.faults import VARIABLE
 from jupyter_ckpt.provisioner import CheckpointProvisioner
 from jupyter_ckpt.record import Record
 from jupyter_ckpt.server.lookup import await_launch
@@ -22,13 +22,12 @@ pytest_plugins = ["jupyter_fixtures"]
 
 def broken_at(home: Home, start: StartServer, plan: Path, point: str) -> tuple[Server, str, str]:
     """Have a saved session with ``x = 7``, and a restore that will meet a full disk."""
-    plan.mkdir()
-    (plan / "plan.json").write_text("[]")
-    server = start(home, **{VARIABLE: str(plan)})
+    faults = FaultPlan(plan)
+    server = start(home, **faults.environment)
     kernel_id = str(server.open_session("a.ipynb")["kernel"]["id"])
     assert server.connect(kernel_id).run("x = 7; print(x)") == "7"
     saved = str(server.save(kernel_id)["result"]["id"])
-    (plan / "plan.json").write_text(json.dumps([{"point": point, "act": "enospc"}]))
+    faults.arm({"point": point, "act": "enospc"})
     return server, kernel_id, saved
 
 

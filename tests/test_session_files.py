@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -10,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_plan import FaultPlan
 from session_kit import Shell, Talker, shell_in
-
-from jupyter_ckpt.faults import VARIABLE
 
 WRITER = """
 import mmap, os, struct
@@ -58,10 +56,9 @@ class Session:
 
     def __init__(self, shell: Shell) -> None:
         self.shell, self.files = shell, shell.home / "files"
-        self.plan = shell.home / "faults"
-        self.plan.mkdir()
-        self.plan.chmod(0o777)
-        shell.environment[VARIABLE] = str(self.plan)
+        self.plan = FaultPlan(shell.home / "faults")
+        self.plan.folder.chmod(0o777)
+        shell.environment.update(self.plan.environment)
         started = shell.start()
         self.kernel_id, self.connection_file = started["kernel_id"], started["connection_file"]
         self.talker = Talker(self.connection_file)
@@ -187,8 +184,7 @@ def test_file_that_may_not_be_put_back_is_named(session: Session) -> None:
 
 
 def test_failed_restore_brings_every_file_of_the_group_back(session: Session) -> None:
-    (session.plan / "plan.json").write_text(
-        json.dumps([{"point": "restore.edited", "act": "eio", "program": "kernel_agent"}]))
+    session.plan.arm({"point": "restore.edited", "act": "eio", "program": "kernel_agent"})
     code, error = session.shell.refused("restore", session.saved["id"], "--in-place")
     assert (code, error["id"]) == (6, "restore-failed")
     assert "again as it was" in error["message"]

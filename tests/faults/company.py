@@ -14,9 +14,10 @@ from pathlib import Path
 
 from ordinary_user import CHECKOUT, NOBODY, prefix
 
+from jupyter_ckpt.faults import VARIABLE
+
 from .matrix import Case
 from .outcome import Outcome
-from .plan import VARIABLE
 
 Tell = Callable[[Outcome], None]
 

@@ -9,6 +9,8 @@ import time
 import uuid
 from typing import Any
 
+from fault_plan import FaultPlan
+
 from jupyter_ckpt import kernels
 from jupyter_ckpt.errors import CheckpointError
 from jupyter_ckpt.record import read_record
@@ -29,7 +31,6 @@ from .matrix import Case
 from .operations import OPERATIONS, Operation
 from .outcome import Outcome
 from .place import Place
-from .plan import Plan
 from .session import Session
 
 ATTEMPT_S = 100.0
@@ -42,7 +43,7 @@ that ends in a thaw."""
 class KernelStage:
     """One place with one session; a fresh session when a case has ended it."""
 
-    def __init__(self, folder: Any, mode: str, plan: Plan) -> None:
+    def __init__(self, folder: Any, mode: str, plan: FaultPlan) -> None:
         self._place = Place(folder / "home", mode)
         self._plan = plan
         self._session: Session | None = None
@@ -127,7 +128,7 @@ class KernelStage:
         victim = {"client": client.pid if client else None, "kernel": record.kernel.pid,
                   "init": record.init.pid if record.init else None, "criu": "criu",
                   "notifier": "ckpt-notify", "entry": "ckpt-box"}.get(case.who)
-        self._plan.arm(**fault, **({"victim": victim} if victim else {}))
+        self._plan.arm({**fault, **({"victim": victim} if victim else {})})
 
     def _watch(self, case: Case, operation: Operation, attempt: _Attempt, outcome: Outcome,
                client: acts.Client | None) -> None:

@@ -8,13 +8,14 @@ import time
 import uuid
 from typing import Any
 
+from fault_plan import FaultPlan
+
 from jupyter_ckpt import kernels
 from jupyter_ckpt.errors import CheckpointError
 
 from . import acts
 from .inspection import backups
 from .matrix import Case
-from .plan import Plan
 from .session import Session
 
 Call = tuple[str, dict[str, Any]]
@@ -28,7 +29,7 @@ class Operation:
 
     ends_session = False
 
-    def __init__(self, session: Session, plan: Plan, base: str) -> None:
+    def __init__(self, session: Session, plan: FaultPlan, base: str) -> None:
         self.session, self.plan, self.base = session, plan, base
         self.place = session.place
         self.token = session.mark()
@@ -79,7 +80,7 @@ class Save(Operation):
 class BesideIt(Operation):
     """Makes another kernel. A file that grows meanwhile cannot be had by both."""
 
-    def __init__(self, session: Session, plan: Plan, base: str) -> None:
+    def __init__(self, session: Session, plan: FaultPlan, base: str) -> None:
         super().__init__(session, plan, base)
         session.stop_writing()
 
@@ -91,7 +92,7 @@ class RestoreNew(BesideIt):
 
 
 class RestoreInPlace(Operation):
-    def __init__(self, session: Session, plan: Plan, base: str) -> None:
+    def __init__(self, session: Session, plan: FaultPlan, base: str) -> None:
         super().__init__(session, plan, base)
         self.saved = acts.save(self.place.locations, session.kernel_id, "before")["id"]
         self.later = session.mark()
@@ -123,7 +124,7 @@ class Launch(Operation):
 class TakeOver(Operation):
     """An agent died before; the next one suffers."""
 
-    def __init__(self, session: Session, plan: Plan, base: str) -> None:
+    def __init__(self, session: Session, plan: FaultPlan, base: str) -> None:
         super().__init__(session, plan, base)
         kill_agent(session)
 
@@ -134,10 +135,10 @@ class TakeOver(Operation):
 class Recover(RestoreInPlace):
     """An agent died after it had stopped a kernel; who brings it back suffers."""
 
-    def __init__(self, session: Session, plan: Plan, base: str) -> None:
+    def __init__(self, session: Session, plan: FaultPlan, base: str) -> None:
         super().__init__(session, plan, base)
         before = {one.id for one in self.place.store.manifests()}
-        plan.arm(point="restore.stopped", act="kill", program="kernel_agent")
+        plan.arm({"point": "restore.stopped", "act": "kill", "program": "kernel_agent"})
         said = "it was done"
         try:
             self._ask_agent()

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from fault_plan import FaultPlan
 from jupyter_harness import Home, Server
 
 from .inspection import end_everything, frozen, leftovers, let_stopped_go_on, settled, strays
 from .matrix import Case
 from .outcome import Outcome
 from .place import Place
-from .plan import Plan
 from .session import Session
 
 POLICY = "--CheckpointApp.on_shutdown=save-and-stop"
@@ -32,7 +32,7 @@ Act = Callable[[Case, Server, Session, int, Outcome], None]
 class ServerStage:
     """One place, one notebook with a session, and the server that shows it."""
 
-    def __init__(self, folder: Path, mode: str, plan: Plan) -> None:
+    def __init__(self, folder: Path, mode: str, plan: FaultPlan) -> None:
         self._place = Place(folder / type(self).__name__, mode)
         self._home = Home(self._place.folder)
         self._home.write_notebook(NOTEBOOK, "x = 1")
@@ -172,7 +172,7 @@ class ServerStage:
 
     def _arm(self, case: Case) -> None:
         program = "kernel_agent" if case.who == "agent" else "jupyter_server"
-        self._plan.arm(point=case.point, nth=case.nth, act=case.act, program=program)
+        self._plan.arm({"point": case.point, "nth": case.nth, "act": case.act, "program": program})
 
     def _wait_for_fault(self, ended: Any, outcome: Outcome) -> None:
         deadline = time.monotonic() + FIRE_S

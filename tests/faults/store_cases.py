@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from fault_plan import FaultPlan
 from store_kit import chunk_files, mixed, noise, save
 
 from jupyter_ckpt.agent.retention import Retention
@@ -19,7 +20,6 @@ from jupyter_ckpt.store import Store
 
 from .matrix import Case
 from .outcome import Outcome
-from .plan import Plan
 
 KERNEL_ID = "0f6b2ff8-6f2b-4f6e-9b43-0d2f8f3d5a11"
 AUTOMATIC = ("aaaa11112221", "aaaa11112222", "aaaa11112223")
@@ -33,7 +33,7 @@ CONTENT = {"a": mixed(), "b": noise(300_000, 7)}
 class StoreStage:
     """One fresh store for each case, in `folder`; nobody else uses it."""
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
+    def __init__(self, folder: Path, plan: FaultPlan) -> None:
         self._folder, self._plan = folder, plan
 
     def run(self, case: Case) -> Outcome:
@@ -51,7 +51,7 @@ class StoreStage:
     def _play(self, case: Case, outcome: Outcome, place: Path) -> None:
         if case.operation != "create":
             _prepare(place)
-        self._plan.arm(point=case.point, nth=case.nth, act=case.act)
+        self._plan.arm({"point": case.point, "nth": case.nth, "act": case.act})
         pid = _forked(lambda: _ACTS[case.operation](place))
         if case.waits:
             self._let_go(pid, case, outcome, place)

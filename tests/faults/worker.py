@@ -18,9 +18,12 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
+from fault_plan import FaultPlan
+
+from jupyter_ckpt.faults import VARIABLE
+
 from .matrix import STORE, Case, all_cases
 from .outcome import Outcome
-from .plan import VARIABLE, Plan
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,7 +48,7 @@ class Worker:
 
     def __init__(self, folder: Path, mode: str) -> None:
         self._folder, self._mode = folder, mode
-        self._plan = Plan(Path(os.environ[VARIABLE]))
+        self._plan = FaultPlan(Path(os.environ[VARIABLE]))
         self._plan.disarm()
         self._stages: dict[str, object] = {}
 
