@@ -48,9 +48,9 @@ def wait_until(check: Callable[[], T | None], timeout_s: float = 30.0, what: str
 
 
 def free_port() -> int:
-    """Return a port below those the system hands out, or a kernel might take it first."""
+    """Return a port that neither the system hands out nor `kernel_ports`: both lie above."""
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = random.randrange(10_000, 15_000)
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) != 0:
                 return port
@@ -99,6 +99,13 @@ class Home:
         folder = self.runtime / "ckpt"
         names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
         return [record for record in map(self.record, names) if record is not None]
+
+    def fail_next(self, kernel_id: str | None, **error: Any) -> None:
+        """Let the next act with a kernel (None: a restore as a new one) fail in `server_fakes`."""
+        folder = self.runtime / "ckpt" / (kernel_id or "")
+        new = folder / "fail.new"
+        new.write_text(json.dumps({"hint": "", **error}))
+        new.rename(folder / "fail.json")  # read at any moment
 
     def end_all_kernels(self) -> None:
         """End what a test left running here."""

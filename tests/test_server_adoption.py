@@ -301,8 +301,7 @@ def test_save_and_stop_leaves_a_kernel_running_that_cannot_be_saved(
 ) -> None:
     first = start(fake_home, "--CheckpointApp.on_shutdown=save-and-stop")
     kernel_id = first.open_session("a.ipynb")["kernel"]["id"]
-    (fake_home.runtime / "ckpt" / kernel_id / "fail.json").write_text(
-        json.dumps({"id": "out-of-space", "message": "The disk is full.", "hint": ""}))
+    fake_home.fail_next(kernel_id, id="out-of-space", message="The disk is full.")
     first.stop()
     second = start(fake_home)
     assert [one["id"] for one in second.ok("GET", "/api/kernels")] == [kernel_id]

@@ -122,9 +122,7 @@ def test_kernel_that_cannot_be_saved_is_not_culled(fake_home: Home, start: Start
     server = start(fake_home, *CULL)
     events = Events(server)
     kernel_id = opened(server)
-    folder = fake_home.runtime / "ckpt" / kernel_id
-    (folder / "fail.json").write_text(
-        json.dumps({"id": "out-of-space", "message": "The disk is full.", "hint": ""}))
+    fake_home.fail_next(kernel_id, id="out-of-space", message="The disk is full.")
     assert events.last("park", "failed")["error"]["message"] == "The disk is full."
     assert kernels(server) == [kernel_id]
     # At a later round it can be, and goes.

@@ -87,8 +87,8 @@ def test_save_that_fails_leaves_the_kernel_and_tells_why(
 ) -> None:
     server, kernel_id, channel = started(fake_home, start)
     events = Events(server)
-    (fake_home.runtime / "ckpt" / kernel_id / "fail.json").write_text(json.dumps(
-        {"id": "out-of-space", "code": 5, "message": "The disk is full.", "hint": "Make room."}))
+    fake_home.fail_next(kernel_id, id="out-of-space", code=5, message="The disk is full.",
+                        hint="Make room.")
     job = server.save(kernel_id)
     assert job["state"] == "failed"
     assert (job["error"]["id"], job["error"]["hint"]) == ("out-of-space", "Make room.")
@@ -274,8 +274,8 @@ def test_restore_that_fails_leaves_a_working_kernel_and_tells_why(
     server, kernel_id, channel = started(fake_home, start)
     saved = server.save(kernel_id)["result"]
     events = Events(server)
-    (fake_home.runtime / "ckpt" / kernel_id / "fail.json").write_text(json.dumps(
-        {"id": "restore-failed", "code": 6, "message": "It did not work.", "hint": "Look."}))
+    fake_home.fail_next(kernel_id, id="restore-failed", code=6, message="It did not work.",
+                        hint="Look.")
     answer = server.request("POST", f"/api/ckpt/checkpoints/{saved['id']}/restore",
                             {"mode": "in-place"})
     assert (answer.status_code, answer.json()["error"]["id"]) == (500, "restore-failed")
@@ -380,8 +380,7 @@ def test_restore_as_new_notebook_leaves_the_original_alone(home: Home, start: St
 def test_restore_as_new_that_fails_leaves_no_document(fake_home: Home, start: StartServer) -> None:
     server, kernel_id, _ = started(fake_home, start)
     saved = server.save(kernel_id)["result"]
-    (fake_home.runtime / "ckpt" / "fail.json").write_text(json.dumps(
-        {"id": "restore-refused", "code": 6, "message": "No.", "hint": ""}))
+    fake_home.fail_next(None, id="restore-refused", code=6, message="No.")
     answer = server.request("POST", f"/api/ckpt/checkpoints/{saved['id']}/restore",
                             {"mode": "new"})
     assert answer.status_code == 409

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 from pathlib import Path
@@ -57,8 +56,7 @@ def test_first_error_of_a_restore_is_told(
     fake_home: Home, start: StartServer, tmp_path: Path
 ) -> None:
     server, kernel_id, saved = broken_at(fake_home, start, tmp_path / "plan", "swap.restored")
-    (fake_home.runtime / "ckpt" / kernel_id / "fail.json").write_text(json.dumps(
-        {"id": "restore-failed", "code": 6, "message": "A library is missing.", "hint": ""}))
+    fake_home.fail_next(kernel_id, id="restore-failed", code=6, message="A library is missing.")
     answer = server.request("POST", f"/api/ckpt/checkpoints/{saved}/restore",
                             {"mode": "in-place", "kernel_id": kernel_id})
     assert answer.json()["error"]["message"] == "A library is missing."
