@@ -185,7 +185,7 @@ class Soak:
         rss = [value for at, value in seen.agent_rss if at >= SETTLED_AFTER_S] or [
             value for _, value in seen.agent_rss]
         return "\n".join((
-            f"### Soak, {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}, "
+            f"## Soak, {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}, "
             f"{os.cpu_count()} cores, Linux {platform.release()}", "",
             f"{duration_s / 60:.0f} minutes, two kernels that write all the time, each saved every "
             f"{SAVE_EVERY_S} s; killed with -9: the server {seen.kills['server']} times, the agent "
