@@ -35,6 +35,16 @@ def text(size: int, seed: int = 1) -> bytes:
     return b"".join(words)[:size].ljust(size, b".")
 
 
+def rot(path: Path) -> None:
+    """Change the last byte of a file, as a bad disk does; its length stays.
+
+    Done twice it does not undo itself.
+    """
+    data = bytearray(path.read_bytes())
+    data[-1] = (data[-1] + 1) % 256
+    path.write_bytes(data)
+
+
 def mixed(seed: int = 1) -> bytes:
     """Return a small image: noise, text, zeros, and an odd end."""
     return (noise(200_000, seed) + text(150_000, seed) + bytes(300_000) + noise(70_001, seed + 1))

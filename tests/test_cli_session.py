@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from checkpointable import need_checkpoints
 from jupyter_client.blocking import BlockingKernelClient
+from store_kit import rot
 
 from jupyter_ckpt.locations import Locations
 from jupyter_ckpt.procfs import ProcessId
@@ -188,7 +189,7 @@ def test_name_that_exists_and_damage_are_told_and_the_kernel_goes_on(home: Home)
     assert home.ckpt("save", "--name", "mine", code=2)["id"] == "name-taken"
     chunk = max((p for p in (home.locations.store_dir / "chunks").rglob("*") if p.is_file()),
                 key=lambda path: path.stat().st_size)
-    chunk.write_bytes(chunk.read_bytes()[:-1] + b"?")
+    rot(chunk)
     assert [bad["id"] for bad in home.ckpt("verify", code=7)["bad"]] == [saved["id"]]
     assert home.ckpt("restore", "mine", code=7)["id"] == "chunk-corrupt"
     assert evaluate(kernel, "print('alive')") == "alive\n"

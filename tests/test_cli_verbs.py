@@ -6,6 +6,7 @@ import os
 
 import pytest
 from fake_kernels import KERNEL_ID, OTHER_ID, Shell, a_manifest, stored
+from store_kit import rot
 
 from jupyter_ckpt.manifest import Manifest
 
@@ -168,7 +169,7 @@ def test_verify_of_a_damaged_chunk_names_the_checkpoint_and_exits_7(shell: Shell
     manifest = stored(shell.store, a_manifest(), os.urandom(200_000))
     chunks = [p for p in (shell.locations.store_dir / "chunks").rglob("*") if p.is_file()]
     largest = max(chunks, key=lambda path: path.stat().st_size)
-    largest.write_bytes(largest.read_bytes()[:-1] + b"?")
+    rot(largest)
     ran = shell.run("verify", "--json")
     assert (ran.code, ran.document["checked"]) == (7, 1)
     assert [entry["id"] for entry in ran.document["bad"]] == [manifest.id]

@@ -15,6 +15,7 @@ from fake_kernels import KERNEL_ID, OTHER_ID, a_manifest, stored
 from faulty_kernel import Kernel
 from inkernel_harness import until
 from session_kit import Shell, Talker, shell_in
+from store_kit import rot
 
 from jupyter_ckpt import kernels, parking
 from jupyter_ckpt.agent import proven
@@ -86,19 +87,16 @@ class FakeKernel:
         self.prove_next = True
 
 
-def rot(store: Store) -> None:
-    """Change a byte of every chunk; their lengths stay."""
+def rot_all(store: Store) -> None:
     for path in (store.root / "chunks").rglob("*"):
         if path.is_file():
-            data = bytearray(path.read_bytes())
-            data[-1] = (data[-1] + 1) % 256
-            path.write_bytes(data)
+            rot(path)
 
 
 def test_damaged_save_is_made_once_more_from_memory(tmp_path: Path) -> None:
     store, kernel, forgotten = Store.open(tmp_path / "store"), FakeKernel(), []
     stored(store, a_manifest())
-    rot(store)
+    rot_all(store)
 
     def make() -> Manifest:
         manifest = a_manifest()
@@ -118,7 +116,7 @@ def test_save_that_is_damaged_twice_is_an_error(tmp_path: Path) -> None:
 
     def make() -> Manifest:
         made.append(stored(store, a_manifest()))
-        rot(store)
+        rot_all(store)
         return made[-1]
 
     with pytest.raises(ChunkCorrupt):
@@ -182,12 +180,12 @@ def test_rotten_chunk_does_not_make_all_later_checkpoints_bad(shell: Shell) -> N
     session.talker.run("x = b'x' * 10**7")
     store = Store.open(shell.store)
     first = shell.ckpt("save", session.id)
-    rot(store)
+    rot_all(store)
     parked = session.secure()  # nothing has changed: the first would do, were it whole
     assert parked.id != first["id"]
     assert PROVEN_WARNING in parked.warnings
     assert store.verify([parked.id])["bad"] == []
-    rot(store)
+    rot_all(store)
     session.talker.run("y = 1")
     parked = session.secure()  # found by reading back what was just saved
     assert PROVEN_WARNING in parked.warnings
@@ -207,7 +205,7 @@ def test_safety_copy_that_met_a_rotten_chunk_is_made_once_more(tmp_path: Path) -
             shell.ckpt("restore", saved["id"], "--in-place", "--no-server")))
         thread.start()
         until(lambda: kernel.passed("restore.unpacked"), "what is restored was read")
-        rot(store)
+        rot_all(store)
         kernel.arm()
         thread.join()
         assert PROVEN_WARNING in restored[0]["warnings"]

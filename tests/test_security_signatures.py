@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from fake_kernels import Shell, a_manifest, stored
+from store_kit import rot
 
 from jupyter_ckpt.errors import ChunkCorrupt, FormatTooNew, ManifestCorrupt, SignatureInvalid
 from jupyter_ckpt.handlers import ROUTES
@@ -66,7 +67,7 @@ def test_own_checkpoint_needs_no_override_and_is_not_written_anew(shell: Shell) 
 def test_override_believes_no_damaged_byte(shell: Shell, foreign: Manifest) -> None:
     chunks = [p for p in (shell.locations.store_dir / "chunks").rglob("*") if p.is_file()]
     largest = max(chunks, key=lambda path: path.stat().st_size)
-    largest.write_bytes(largest.read_bytes()[:-1] + b"?")
+    rot(largest)
     error = shell.run("restore", foreign.id, "--trust-foreign-signature", "--json").error
     assert error["id"] == ChunkCorrupt.message_id
     with pytest.raises(SignatureInvalid):

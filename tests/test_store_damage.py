@@ -7,7 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from store_kit import chunk_files, fast_folder, manifest, manifest_file, mixed, noise, save, text
+from store_kit import (
+    chunk_files,
+    fast_folder,
+    manifest,
+    manifest_file,
+    mixed,
+    noise,
+    rot,
+    save,
+    text,
+)
 
 from jupyter_ckpt.errors import ChunkCorrupt, ChunkMissing, IntegrityError
 from jupyter_ckpt.manifest import Manifest
@@ -147,8 +157,7 @@ def test_decayed_chunk_is_written_again_when_asked_to_prove(store: Store) -> Non
         transaction.add_bytes("a", mixed())
         transaction.commit(manifest())
     for path in chunk_files(store):
-        whole = path.read_bytes()
-        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        rot(path)
     with store.transaction("a-request", prove_reused=True) as transaction:
         transaction.add_bytes("a", mixed())
         transaction.commit(manifest())
