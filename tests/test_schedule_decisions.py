@@ -15,12 +15,12 @@ import pytest
 from fake_kernels import a_manifest
 from inkernel_harness import until
 
-from jupyter_ckpt.agent import schedule as module
+from jupyter_ckpt.agent import telling
 from jupyter_ckpt.agent.activity import Mark, went_on
 from jupyter_ckpt.agent.jobs import JobTable
 from jupyter_ckpt.agent.kernel import Kernel
 from jupyter_ckpt.agent.kernel_link import KernelLink
-from jupyter_ckpt.agent.schedule import BUSY_RETRY_S, Scheduler
+from jupyter_ckpt.agent.schedule import BUSY_RETRY_S, CELLS_RETRY_S, Scheduler
 from jupyter_ckpt.agent.tidying import Tidying
 from jupyter_ckpt.box import Box
 from jupyter_ckpt.errors import ChunkCorrupt, KernelNotFound, OutOfSpace, UsageError
@@ -280,6 +280,29 @@ def test_never_two_at_once(bench: Bench) -> None:
     assert bench.later(61) == ["cell"]
 
 
+def test_cells_that_end_while_a_save_is_on_its_way_are_saved_after_it(bench: Bench) -> None:
+    """Or the last one before its user goes home would be saved never."""
+    kernel = bench.kernel(schedule=Schedule(None, 1))
+    kernel.run_a_cell()
+    with bench.jobs.turn:
+        assert bench.scheduler.cells_done()["accepted"]
+        assert not bench.scheduler.cells_done()["accepted"]
+        assert bench.scheduler._sleep_s() == pytest.approx(CELLS_RETRY_S)
+    until(lambda: bench.jobs.idle, "the save has ended")
+    kernel.run_a_cell()
+    assert bench.later(CELLS_RETRY_S) == ["cell", "cell"]
+    assert bench.scheduler._sleep_s() is None
+
+    # What the save on its way holds is not saved again.
+    kernel.run_a_cell()
+    with bench.jobs.turn:
+        assert bench.scheduler.cells_done()["accepted"]
+        assert not bench.scheduler.cells_done()["accepted"]
+    until(lambda: bench.jobs.idle, "the save has ended")
+    assert bench.later(CELLS_RETRY_S) == ["cell"] * 3
+    assert bench.scheduler._sleep_s() is None
+
+
 def test_failures_are_kept_and_retried_ever_later(bench: Bench) -> None:
     kernel = bench.kernel(schedule=Schedule(60.0, 3))
     kernel.run_a_cell()
@@ -415,11 +438,11 @@ def test_kernel_that_is_not_up_yet_is_told_later(bench: Bench) -> None:
     kernel.link.deaf = True
     bench.scheduler.change({"cells": 2})
     bench.later(0)
-    assert bench.scheduler._sleep_s() == pytest.approx(module.TELL_FIRST_S)
+    assert bench.scheduler._sleep_s() == pytest.approx(telling.TELL_FIRST_S)
     bench.later(0.3)
     bench.later(100)
     kernel.link.deaf = False
-    bench.later(module.TELL_MOST_S)
+    bench.later(telling.TELL_MOST_S)
     assert kernel.link.told == [{"scheduled": True, "cells": 2}]
     assert bench.scheduler._sleep_s() is None
 

@@ -24,12 +24,13 @@ from .jobs import JobTable
 from .kernel import Kernel
 from .kernel_link import LINK_TIMEOUT_S
 from .pressure import PressureGuard, configured_threshold
+from .telling import Telling
 from .tidying import Tidying, configured_keeping
 
 log = logging.getLogger(__name__)
 BUSY_RETRY_S = 5.0
 STUMBLE_RETRY_S = 60.0
-TELL_FIRST_S, TELL_MOST_S = 0.2, 30.0
+CELLS_RETRY_S = 1.0
 BACKOFF_BASE_S = 30.0
 """For schedules that count cells only; else it is the interval."""
 BACKOFF_MOST = 16
@@ -61,9 +62,9 @@ class Scheduler:
         """When the kernel was last saved or restored, as of the last tidying up."""
         self._disk_full = False
         """Whether a save failed for want of disk space, and nothing was done about it yet."""
-        self._untold: float | None = None
-        """When the kernel is told next how many cells to count; None: it knows."""
-        self._tell_delay_s = TELL_FIRST_S
+        self._cells_due = False
+        """Whether cells ended while a save was on its way, which may not hold what they did."""
+        self._telling = Telling(jobs, clock)
         self._last: dict[str, Any] | None = None
         self._guard = PressureGuard(agent, self, configured_threshold())
         agent.news = self.wake
@@ -108,14 +109,16 @@ class Scheduler:
             if schedule is None or before is None or schedule.every_s != before.every_s:
                 self._earliest = _after(schedule, self._clock())
             self._failures, self._not_before = 0, float("-inf")
-            self._tell_soon()
+            self._cells_due = False
+            self._telling.soon()
         self.wake()
         return self.view()
 
     def cells_done(self) -> dict[str, Any]:
         """Save because the kernel has run its number of cells; answers at once.
 
-        Returns ``{"accepted", "cells"}``; ``cells`` is the number to count to.
+        While another save of ours is on its way it comes after that. Returns
+        ``{"accepted", "cells"}``; ``cells`` is the number to count to.
         """
         kernel = self._agent.need_kernel()
         schedule = kernel.record.schedule
@@ -141,7 +144,9 @@ class Scheduler:
     def _sleep_s(self) -> float | None:
         kernel = self._agent.kernel
         due = self._due(kernel) if kernel is not None else None
-        times = [t for t in (due, self._untold) if t is not None]
+        times = [t for t in (due, self._telling.due) if t is not None]
+        if self._cells_due:
+            times.append(max(self._clock() + CELLS_RETRY_S, self._not_before))
         return max(0.0, min(times) - self._clock()) if times else None
 
     def _due(self, kernel: Kernel) -> float | None:
@@ -160,11 +165,12 @@ class Scheduler:
             self._begin(kernel)
         if kernel is None:
             return
-        if self._untold is not None and self._clock() >= self._untold:
-            self._tell(kernel)
+        self._telling.tell(kernel)
         if kernel.saved_at != self._tidied or self._disk_full:
             self._tidied = kernel.saved_at
             self._tidy(kernel)
+        if self._cells_due and self._clock() >= self._not_before:
+            self._cells_due = self.save_if_went_on(kernel, "cell") == "busy"
         due = self._due(kernel)
         if due is not None and self._clock() >= due:
             self._interval(kernel)
@@ -177,10 +183,11 @@ class Scheduler:
             self._remember(kernel)
             schedule = kernel.record.schedule if kernel is not None else None
             self._earliest = _after(schedule, self._clock() - elapsed_s)
-            self._untold = None
+            self._telling.nothing()
+            self._cells_due = False
             # A kernel in its first life without a schedule never had one to forget.
             if kernel is not None and (schedule is not None or kernel.record.epoch > 1):
-                self._tell_soon()
+                self._telling.soon()
 
     def _remember(self, kernel: Kernel | None) -> None:
         """Go on where the agent before us was: how the last save went, and when the next may be."""
@@ -242,7 +249,9 @@ class Scheduler:
         """Ask for a save and return its job; None while another of ours is on its way."""
         with self._wakeup:
             if self._in_flight:
+                self._cells_due |= trigger == "cell"
                 return None
+            self._cells_due = False
             self._job = job = self._jobs.put("checkpoints", f"auto-{secrets.token_hex(8)}",
                                              lambda job: self._save(trigger, purpose, job))
         if job.state == "failed" and job.error is not None:
@@ -308,30 +317,6 @@ class Scheduler:
         if kernel is not None:
             kernel.distrust()
         self.tell_failure(error)
-
-    # -- telling the kernel ---------------------------------------------------------
-
-    def _tell_soon(self) -> None:
-        self._untold, self._tell_delay_s = self._clock(), TELL_FIRST_S
-
-    def _tell(self, kernel: Kernel) -> None:
-        """Tell the in-kernel part how many cells to count; again later if it is not up yet."""
-        self._untold = None
-        if not kernel.record.injected:
-            return
-        schedule = kernel.record.schedule
-        if self._jobs.turn.acquire(blocking=False):
-            try:
-                answer = kernel.link.ask(
-                    "schedule", LINK_TIMEOUT_S, scheduled=schedule is not None,
-                    cells=schedule.cells if schedule else None)
-            finally:
-                self._jobs.turn.release()
-            if answer is not None:
-                return
-        with self._wakeup:
-            self._untold = self._clock() + self._tell_delay_s
-            self._tell_delay_s = min(2 * self._tell_delay_s, TELL_MOST_S)
 
 
 def _age_s(at: str) -> float:
