@@ -99,6 +99,19 @@ def test_session_without_checkpoint_is_offered_without_one(places: Locations) ->
     assert offers.leave_offer(places, dead(places), "x").checkpoint is None
 
 
+@pytest.mark.parametrize(("asked_at", "goes"), [
+    ("2026-01-01T11:59:59.000Z", True), ("2026-01-01T12:00:00.800Z", True),
+    ("2026-01-01T12:00:03.000Z", False)])
+def test_offer_of_a_kernel_that_crashes_when_asked_to_end_goes(
+    places: Locations, asked_at: str, goes: bool
+) -> None:
+    """When it was asked is noted after the word is sent; what crashed long before is kept."""
+    offers._written(places.runtime_dir, offers.Offer(
+        KERNEL, None, "2026-01-01T12:00:00.000Z", "crashed with signal 11", None, None))
+    assert Backend(places).dismiss_offer(KERNEL, asked_at) is goes
+    assert (offers.find_offer(places.runtime_dir, KERNEL) is None) is goes
+
+
 def test_offer_ends_when_restored_dismissed_or_old(places: Locations) -> None:
     record, saved = dead(places), checkpoint(places)
     offers.leave_offer(places, record, "x")
@@ -274,8 +287,8 @@ def test_crash_is_told_by_ps_and_a_planned_end_is_not(shell: Shell) -> None:
     again = shell.ckpt("restore", saved["id"])
     talker = Talker(again["connection_file"])
     talker.client.shutdown()
-    talker.close()
     wait_for_end(shell)
+    talker.close()  # not before: what was not sent yet would be dropped
     assert "restore" not in told(shell)
 
 

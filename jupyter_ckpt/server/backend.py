@@ -47,6 +47,7 @@ T = TypeVar("T")
 OnProgress = Callable[[Job], None]
 WORKERS = 32
 JOB_KIND = "checkpoints"
+ASKED_SLACK_S = 1.0
 NOT_REVIVED = "saved and ended, but it could not be brought back"
 """How a parked session ended whose revival failed, in an offer."""
 
@@ -234,9 +235,14 @@ class Backend:
         return offers.find_offer(self.locations.runtime_dir, kernel_id)
 
     def dismiss_offer(self, kernel_id: str, since: str = "") -> bool:
-        """Remove an offer, if it was made after `since`; tell whether there was one."""
+        """Remove an offer, if its session ended after `since`; tell whether there was one.
+
+        Or within `ASKED_SLACK_S` before it: who asks a kernel to end has its word
+        sent before the moment is noted, and some crash at once.
+        """
         found = self.offer(kernel_id)
-        if found is not None and found.ended_at < since:
+        if (found is not None and since
+                and offers.seconds_of(found.ended_at) < offers.seconds_of(since) - ASKED_SLACK_S):
             return False
         return offers.dismiss(self.locations.runtime_dir, kernel_id)
 
