@@ -169,6 +169,25 @@ def test_kernel_that_could_not_be_brought_back_is_awaited_no_more(
     asyncio.run(start())
 
 
+@pytest.mark.parametrize("running", [None, {"busy": None, "running": None}])
+def test_kernel_of_which_its_agent_says_nothing_is_asked_itself(
+    monkeypatch: pytest.MonkeyPatch, running: dict[str, Any] | None
+) -> None:
+    """Or an idle one whose agent is slow would be shown busy until somebody runs a cell."""
+    manager = SimpleNamespace(execution_state="unknown")
+    answers = True
+
+    async def answers_soon(manager: Any) -> bool:
+        return answers
+
+    monkeypatch.setattr(adoption, "_answers_soon", answers_soon)
+    asyncio.run(adoption.tell_state(manager, running))
+    assert manager.execution_state == "idle"
+    answers = False
+    asyncio.run(adoption.tell_state(manager, running))
+    assert manager.execution_state == "busy"
+
+
 @pytest.mark.parametrize("step", ["finish_unfinished", "sweep", "unmark_parked"])
 def test_store_that_hangs_keeps_no_server_from_starting_and_showing_what_lives(
     backend: Backend, monkeypatch: pytest.MonkeyPatch, step: str

@@ -30,7 +30,7 @@ from .owner import is_orphan_of
 LOCK_NAME = "adoption.lock"
 LOCK_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 2.0
-IDLE_ANSWER_S = 0.5
+IDLE_ANSWER_S = 3.0
 RECOVERY_WAIT_S = 10.0
 """How long a server that starts waits for kernels that agents bring back."""
 STORE_WAIT_S = 5.0
@@ -242,9 +242,10 @@ async def show_kernel(
 async def tell_state(manager: Any, running: dict[str, Any] | None) -> None:
     """Like `mark_state`, asking the kernel itself when its agent could not tell.
 
-    So it is for kernels of other languages, which have no part of ours inside.
+    So it is for kernels of other languages, which have no part of ours inside, and
+    where the machine is so slow that the agent has not answered in time.
     """
-    if running is not None and running.get("busy") is None:
+    if running is None or running.get("busy") is None:
         running = {"busy": not await _answers_soon(manager)}
     mark_state(manager, running)
 
@@ -267,7 +268,7 @@ def mark_state(manager: Any, running: dict[str, Any] | None) -> None:
 
     The kernel of a running cell answers no kernel_info until the cell ends,
     and a websocket would wait for it: a finished answer is put in its place.
-    When nobody knows, the kernel counts as busy; its next status corrects it.
+    When nobody knows, the kernel counts as busy until it has run its next cell.
     """
     busy = running is None or running.get("busy") is not False
     manager.execution_state = "busy" if busy else "idle"
