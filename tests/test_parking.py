@@ -51,6 +51,16 @@ def test_kernel_is_the_same_only_beyond_doubt() -> None:
     assert not mark(**unknown).is_same(mark(**unknown))
 
 
+def test_processor_time_is_compared_in_whole_ticks() -> None:
+    """Sums of floats are not exact: two ticks are two ticks, wherever they are counted from."""
+    tick_s = 1.0 / os.sysconf("SC_CLK_TCK")
+    allowed = round(SAME_CPU_S / tick_s)
+    for ticks in range(600):
+        before = mark(cpu_s=ticks * tick_s)
+        assert mark(cpu_s=(ticks + allowed) * tick_s, at=before.at + 60).is_same(before)
+        assert not mark(cpu_s=(ticks + allowed + 1) * tick_s, at=before.at + 60).is_same(before)
+
+
 def test_kernel_without_an_earlier_state_is_the_same_if_it_never_ran_code() -> None:
     assert mark(cells=0).is_same(None)
     assert not mark(cells=None).is_same(None)
