@@ -46,6 +46,15 @@ def kernel_ports(ip: str, but: Collection[int] = ()) -> dict[str, int]:
     return dict.fromkeys(PORT_NAMES, 0)
 
 
+def keep(connection: dict[str, object] | None) -> socket.socket | None:
+    """Keep others off the ports in `connection` until what is returned is closed.
+
+    For an agent: who has chosen them for its kernel may be gone before they are bound.
+    """
+    first = (connection or {}).get(PORT_NAMES[0])
+    return _named(f"kept ports {first}") if isinstance(first, int) else None
+
+
 def _choices() -> list[int]:
     """Return first ports to try. Neighbours, so that two choices are the same or apart."""
     try:
@@ -57,10 +66,19 @@ def _choices() -> list[int]:
 
 
 def _sign(first: int) -> socket.socket | None:
+    """Return the sign that ports are chosen, None where they are, or kept by an agent."""
+    kept = _named(f"kept ports {first}")
+    if kept is None:
+        return None
+    kept.close()
+    return _named(f"kernel ports {first}")
+
+
+def _named(name: str) -> socket.socket | None:
     """Return a name that only one process of this network can have, None where another has it."""
     sign = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
-        sign.bind(f"\0jupyter_ckpt kernel ports {first}")
+        sign.bind(f"\0jupyter_ckpt {name}")
     except OSError:
         sign.close()
         return None

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jupyter_ckpt import kernel_ports as module
-from jupyter_ckpt.kernel_ports import kernel_ports
+from jupyter_ckpt.kernel_ports import keep, kernel_ports
 from jupyter_ckpt.protocol import PORT_NAMES
 
 
@@ -72,6 +72,21 @@ def test_what_another_process_has_just_chosen_is_passed_over() -> None:
             assert set(kernel_ports("127.0.0.1").values()) == {0}
             other.communicate("")
             assert kernel_ports("127.0.0.1")["shell_port"] == chosen
+
+
+def test_ports_that_an_agent_keeps_for_its_kernel_are_passed_over(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who chose them may be gone, and the kernel has not bound them yet."""
+    chosen = kernel_ports("127.0.0.1")
+    forget()
+    monkeypatch.setattr(module.random, "sample", lambda *_: [chosen["shell_port"]])
+    kept = keep(dict(chosen))
+    assert kept is not None
+    with kept:
+        assert set(kernel_ports("127.0.0.1").values()) == {0}
+    assert kernel_ports("127.0.0.1") == chosen
+    assert keep(None) is keep({"shell_port": "none"}) is None
 
 
 def test_ports_are_held_for_a_while_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from ..errors import (
     UsageError,
 )
 from ..faults import point
+from ..kernel_ports import keep
 from ..locations import Locations
 from ..offers import bury, how_ended, leave_offer
 from ..procfs import ProcessId
@@ -54,6 +55,8 @@ class Agent:
         """Called when there is another kernel or another checkpoint of it."""
         self.await_running: Callable[[], None] = lambda: None
         """Returns when the act that runs just now has ended, or does not get on."""
+        self._kept_ports: object = None
+        """What keeps other new kernels off the ports of the one that was started here."""
         self._on_end = on_end
         self._lock = threading.RLock()
         self._attach()
@@ -135,6 +138,7 @@ class Agent:
         if self.kernel is not None:
             raise UsageError(f"Kernel {self.folder.name} is running already.")
         kernel = launch(self.tools, self.record_file, request, job)
+        self._kept_ports = keep(kernel.connection())
         kernel.record.origin = {"kind": job.kind, "request_id": job.id}
         try:
             self.take(kernel)
