@@ -17,6 +17,8 @@ from jupyter_ckpt.record import Record, all_records
 
 from .processes import kill_all, marked_with, trees
 
+KILL_ROUNDS = 20
+
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "long_job.ipynb"
 _SETTINGS = ("data", "runtime", "config", "ipython")
 
@@ -71,7 +73,11 @@ class Home:
             if record.is_alive():
                 with suppress(CheckpointError):  # then SIGKILL does it
                     kernels.stop(places, record)
-        named = [identity.pid for record in self.records()
-                 for identity in (record.init, record.root, record.kernel, record.agent)
-                 if identity is not None and identity.is_alive()]
-        kill_all(trees(named) | marked_with(str(self.folder)))
+        for _ in range(KILL_ROUNDS):  # what is killed may have started something just before
+            named = [identity.pid for record in self.records()
+                     for identity in (record.init, record.root, record.kernel, record.agent)
+                     if identity is not None and identity.is_alive()]
+            left = trees(named) | marked_with(str(self.folder))
+            if not left:
+                return
+            kill_all(left)

@@ -17,7 +17,7 @@ from .processes import kill_all, trees
 from .reference import Reference
 from .server import DemoFailed, Server, wait_for
 
-SAVE_AFTER_STEP = 24
+SAVE_AFTER_STEP = 16
 RUN_ON_STEPS = 8
 SAVE_DEADLINE_S = 90.0
 RESTORERS = ("rest", "cli")
