@@ -70,7 +70,7 @@ export class Reconciler {
         return;
       }
       if (activity.running) {
-        this._follow(kernel, activity.running, hold, causes.has('restored'));
+        this._follow(kernel, activity.running, hold, waiting, causes.has('restored'));
       }
       this._fill(activity.recent ?? []);
     } finally {
@@ -86,6 +86,7 @@ export class Reconciler {
     kernel: Kernel.IKernelConnection,
     execution: IRunningExecution,
     hold: MessageHold,
+    waiting: IWaiting[],
     wasRestored: boolean
   ): void {
     const cell = this._cell(execution.cell_id);
@@ -94,7 +95,10 @@ export class Reconciler {
     }
     const present = this._waiting().find(waiting => waiting.cell === cell)?.future;
     if (present?.msg.header.msg_id === execution.msg_id) {
-      replay(cell, execution, present, false);
+      // One that was begun since the snapshot was asked for hears everything by itself.
+      if (waiting.some(({ future }) => future === present)) {
+        replay(cell, execution, present, false);
+      }
     } else if (!present || wasRestored) {
       const future = new AdoptedFuture(kernel, execution);
       future.registerMessageHook(hold.hook);
