@@ -101,8 +101,11 @@ os.stat(f"/proc/{p.pid}/exe"); os.unlink("program")"""),
 p = child(*SLEEPER); done(libc.ptrace(16, p.pid, 0, 0)); os.waitpid(p.pid, 0x40000000)
 done(libc.ptrace(7, p.pid, 0, 0))"""),
     "dead main thread": ("dead-leader", ALL, """
-threading.Thread(target=time.sleep, args=(1000,)).start()
-open("ready", "w").close(); libc.pthread_exit(None)"""),
+def tell():
+    while open("/proc/self/stat").read().rsplit(")", 1)[1].split()[0] != "Z": time.sleep(.005)
+    open("ready", "w").close(); time.sleep(1000)
+threading.Thread(target=tell).start()
+libc.pthread_exit(None)"""),
     "program in memory": ("memory-program", ALL, """
 import shutil
 f = os.memfd_create("x"); os.write(f, open(shutil.which("cat"), "rb").read())

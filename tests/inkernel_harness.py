@@ -21,6 +21,8 @@ from typing import Any
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.connect import write_connection_file
 
+from jupyter_ckpt.kernel_ports import kernel_ports
+
 STARTUP = Path(__file__).parents[1] / "jupyter_ckpt" / "inkernel" / "startup.py"
 PYTHON = os.environ.get("JUPYTER_CKPT_TEST_KERNEL_PYTHON", sys.executable)
 """Another interpreter here runs these tests against its IPython and ipykernel."""
@@ -63,8 +65,8 @@ class FakeAgent:
             def _answer(self) -> None:
                 size = int(self.headers.get("Content-Length") or 0)
                 body = json.loads(self.rfile.read(size)) if size else None
-                agent.asked.append((self.command, self.path, body))
                 status, data = agent.answer(self.command, self.path)
+                agent.asked.append((self.command, self.path, body))  # who waits for it goes on
                 text = json.dumps(data).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(text)))
@@ -118,7 +120,8 @@ class InjectedKernel:
         self.runtime = runtime or self.folder / "run"
         self.runtime.mkdir(exist_ok=True)
         self.connection_file = str(self.folder / "kernel-test.json")
-        write_connection_file(self.connection_file, ip="127.0.0.1", key=b"first-key")
+        write_connection_file(self.connection_file, ip="127.0.0.1", key=b"first-key",
+                              **kernel_ports("127.0.0.1"))
         env = {**os.environ, "PYTHONSTARTUP": str(STARTUP), "IPYTHONDIR": str(self.folder / "ipy"),
                "JUPYTER_CKPT_RUNTIME": str(self.runtime), "PYDEVD_DISABLE_FILE_VALIDATION": "1",
                **environ}

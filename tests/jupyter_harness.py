@@ -35,7 +35,7 @@ SLICE_S = 5.0
 T = TypeVar("T")
 
 
-def wait_until(check: Callable[[], T | None], timeout_s: float = 30.0, what: str = "") -> T:
+def wait_until(check: Callable[[], T | None], timeout_s: float = 90.0, what: str = "") -> T:
     """Return the first true answer of `check`; fail the test at the deadline."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -47,10 +47,24 @@ def wait_until(check: Callable[[], T | None], timeout_s: float = 30.0, what: str
         time.sleep(0.02)
 
 
+_SIGNS: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """Return a port that neither the system hands out nor `kernel_ports`: both lie above."""
+    """Return a port that nobody has or is given before a server binds it, seconds later.
+
+    What the system hands out and `kernel_ports` chooses lies above; of all tests that
+    run, one alone can have the name that is kept for the life of the process.
+    """
     while True:
         port = random.randrange(10_000, 15_000)
+        sign = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            sign.bind(f"\0jupyter_ckpt test port {port}")
+        except OSError:
+            sign.close()
+            continue
+        _SIGNS.append(sign)
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) != 0:
                 return port
@@ -113,7 +127,8 @@ class Home:
             for name in ("agent", "init", "kernel"):
                 identity = ProcessId.from_dict(record.get(name))
                 if identity is not None and identity.is_alive():
-                    os.kill(identity.pid, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):  # with its box, just now
+                        os.kill(identity.pid, signal.SIGKILL)
 
 
 class Server:
@@ -289,7 +304,7 @@ class Events:
             phases = [one["phase"] for one in self.seen if one["action"] == action]
             return phases if until in phases else []
 
-        return wait_until(found, 20, f"event {action} {until}")
+        return wait_until(found, 60, f"event {action} {until}")
 
     def last(self, action: str, phase: str) -> dict[str, Any]:
         """Return the last event of an action and phase, once there is one."""

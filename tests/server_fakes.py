@@ -25,6 +25,7 @@ from typing import Any
 from jupyter_client.connect import write_connection_file
 
 from jupyter_ckpt import errors
+from jupyter_ckpt.kernel_ports import kernel_ports
 from jupyter_ckpt.manifest import Manifest, new_id, utc_now
 from jupyter_ckpt.plan import Schedule, changed, shown
 from jupyter_ckpt.procfs import ProcessId
@@ -116,7 +117,7 @@ def save(loc: Any, record: Record, *, name: str | None = None, note: str | None 
     folder = record_folder(loc.runtime_dir, record.kernel_id)
     record = read_record(folder)
     job = Job(request_id or uuid.uuid4().hex, "checkpoint", "dumping", "freezing", 1, 4)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while True:
         if on_progress:
             on_progress(job)
@@ -159,7 +160,7 @@ def restore(loc: Any, manifest: Manifest, *, kernel_id: str, in_place: bool,
     elif (loc.runtime_dir / "fail.json").exists():
         _fail_if_told(loc.runtime_dir)
     if connection is None or (folder / "move").exists():
-        write_connection_file(file, key=uuid.uuid4().hex.encode())
+        write_connection_file(file, key=uuid.uuid4().hex.encode(), **kernel_ports("127.0.0.1"))
     record = launch(
         loc, kernel_id=kernel_id, kernel_name="python3", env=dict(os.environ),
         cmd=[sys.executable, "-m", "ipykernel_launcher", "-f", file],

@@ -21,8 +21,7 @@ from jupyter_ckpt.protocol import SOCKET_NAME
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AgentServer]:
-    monkeypatch.setattr(module._Handler, "timeout", 0.3)
+def server(tmp_path: Path) -> Iterator[AgentServer]:
     folder = tmp_path / "kernel-0001"
     folder.mkdir()
     agent = Agent(Tools(tmp_path, tmp_path / "store", tmp_path), folder, lambda: None)
@@ -49,7 +48,10 @@ def answer_to(server: AgentServer, data: bytes) -> tuple[int, Any]:
 @pytest.mark.parametrize("data", [
     b"", b"GET /sta", b"GET /status HTTP/1.1\r\nHost: a\r\n",
     b"PUT /checkpoints/request-0001 HTTP/1.1\r\nContent-Length: 100\r\n\r\n{"])
-def test_request_that_does_not_end_is_answered_408(server: AgentServer, data: bytes) -> None:
+def test_request_that_does_not_end_is_answered_408(
+    server: AgentServer, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    monkeypatch.setattr(module._Handler, "timeout", 0.3)
     status, body = answer_to(server, data)
     assert status == 408
     assert body["error"]["id"] == "too-slow"

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,9 @@ class Home:
         record = read_record(self.locations.folder(kernel_id))
         victims = [p for p in (record.agent, record.init, record.root, record.kernel) if p]
         for victim in victims:
-            if victim.is_alive():
-                os.kill(victim.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # with its box, just now
+                if victim.is_alive():
+                    os.kill(victim.pid, signal.SIGKILL)
         wait_until(lambda: not any(ProcessId.of(v.pid) == v for v in victims))
 
 

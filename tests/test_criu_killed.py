@@ -110,7 +110,7 @@ class Killer:
                     return
 
     def _strike(self, pid: int) -> None:
-        with suppress(OSError):  # it has ended before its moment came
+        with suppress(OSError, ValueError):  # it has ended before its moment came
             while not self._over and not self._moment(pid):
                 pass
             if not self._over:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from checkpointable import need_checkpoints
+from jupyter_harness import wait_until
 from ordinary_user import OrdinaryUser, ordinary_user
 
 from jupyter_ckpt import native_build
@@ -180,8 +181,8 @@ def test_doctor_leaves_no_process_behind(user: OrdinaryUser) -> None:
     """Every process of an ordinary user's doctor carries a mark in its environment."""
     mark = f"doctor-mark-{os.getpid()}"
     user.python(REPORT, CKPT_TEST_MARK=mark)
-    left = [pid for pid in os.listdir("/proc") if pid.isdigit() and _carries(pid, mark)]
-    assert left == []
+    wait_until(lambda: not any(_carries(pid, mark) for pid in os.listdir("/proc")
+                               if pid.isdigit()), what="the last that it killed has ended")
 
 
 def _carries(pid: str, mark: str) -> bool:

@@ -64,8 +64,9 @@ def test_history_goes_on_in_a_new_session_after_an_idle_restore(kernel: Injected
 def test_history_goes_on_in_a_new_session_after_a_restore_in_a_cell(
         kernel: InjectedKernel) -> None:
     session = history_session(kernel)
-    cell = kernel.start("import time\nwhile not globals().get('go'): time.sleep(.01)")
-    until(lambda: kernel.op("status")["running"], "running")
+    cell = kernel.start("import time\nprint('begun', flush=True)\n"
+                        "while not globals().get('go'): time.sleep(.01)")
+    until(lambda: kernel.op("running")["outputs"], "running")
     assert kernel.op("quiesce", request_id="request-1")["ok"]
     assert [n for _, n, _ in lines(kernel)] == [1, 2]
     play_original(kernel, session, 3, 4)

@@ -7,11 +7,17 @@ import socket
 import threading
 from pathlib import Path
 
+import pytest
+
+from jupyter_ckpt.agent import kernel_link
 from jupyter_ckpt.agent.kernel_link import KernelLink
 from jupyter_ckpt.protocol import KERNEL_SOCKET_NAME
 
 
-def test_a_socket_that_is_there_and_does_not_listen_yet_is_not_up(tmp_path: Path) -> None:
+def test_a_socket_that_is_there_and_does_not_listen_yet_is_not_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel_link, "PING_TIMEOUT_S", 60.0)
     link = KernelLink(tmp_path)
     assert not link.is_up()
     with socket.socket(socket.AF_UNIX) as kernel:

@@ -6,7 +6,7 @@ import os
 from typing import Any, ClassVar
 
 import jupyter_kernel_test
-from session_kit import Shell, Talker, shell_in
+from session_kit import ANSWER_S, Shell, Talker, shell_in
 
 
 class _Owner:
@@ -57,6 +57,22 @@ class RestoredIPythonKernelTests(jupyter_kernel_test.KernelTests):
     def tearDownClass(cls) -> None:
         cls.kc.stop_channels()
         cls._place.__exit__(None, None, None)
+
+    def setUp(self) -> None:
+        """The suite gives an output 0.1 s; a process may stand still for longer."""
+        channel = self.kc.iopub_channel
+        channel.get_msg = lambda timeout=None: type(channel).get_msg(channel, timeout=ANSWER_S)
+
+    def flush_channels(self) -> None:
+        """Read what came until now: up to the end of a request that is made for that."""
+        msg_id = self.kc.kernel_info()
+        for get, kind in ((self.kc.get_shell_msg, "kernel_info_reply"),
+                          (self.kc.get_iopub_msg, "status")):
+            while True:
+                message = get(timeout=ANSWER_S)
+                if (message["parent_header"].get("msg_id") == msg_id and message["msg_type"] == kind
+                        and message["content"].get("execution_state") != "busy"):
+                    break
 
     def test_the_kernel_is_the_restored_one(self) -> None:
         self.flush_channels()

@@ -241,7 +241,7 @@ said["left"] = sorted(LocalPortCache.instance().currently_used_ports)
 def test_headless_kernel_is_interrupted_restarted_and_killed(real_home: Home) -> None:
     said = run_program(real_home, """
 ask(client, "x = 1")
-client.execute("import time; print('sleeping', flush=True); time.sleep(100)")
+client.execute("import time; print('sleeping', flush=True)\\nwhile True: time.sleep(.01)")
 while client.get_iopub_msg(timeout=30)["content"].get("text", "") != "sleeping\\n":
     continue
 manager.interrupt_kernel()

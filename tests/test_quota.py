@@ -13,7 +13,7 @@ import server_fakes
 from fake_kernels import KERNEL_ID, OTHER_ID, a_manifest, stored
 from fake_kernels import Shell as FakeShell
 from jupyter_harness import Home, Server
-from session_kit import shell_in
+from session_kit import Talker, shell_in
 
 from jupyter_ckpt.agent import overflow
 from jupyter_ckpt.agent.overflow import relieve
@@ -205,7 +205,9 @@ def test_server_names_a_file_limit_that_is_none_when_it_starts(tmp_path: Path) -
 
 def test_session_saved_beyond_the_quota_is_saved_and_warned() -> None:
     with shell_in("root" if os.geteuid() == 0 else "rootless") as shell:
-        kernel_id = shell.start()["kernel_id"]
+        started = shell.start()
+        kernel_id = started["kernel_id"]
+        Talker(started["connection_file"]).close()  # it is up
         assert shell.ckpt("save", kernel_id)["warnings"] == []
         shell.ckpt("quota", "1M")
         saved = shell.ckpt("save", kernel_id)

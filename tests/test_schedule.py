@@ -37,6 +37,10 @@ class Session:
         found: dict[str, Any] = self.shell.ckpt("schedule", self.id, *words)
         return found
 
+    def last_automatic(self) -> dict[str, Any]:
+        """Return how the last save went; noted just after its checkpoint is visible."""
+        return until(lambda: self.schedule()["last_automatic"], "how it went is noted")
+
     def automatic(self, trigger: str) -> list[dict[str, Any]]:
         return [m for m in self.shell.ckpt("list", self.id) if m["trigger"] == trigger]
 
@@ -71,7 +75,7 @@ def test_saved_by_time_in_the_middle_of_a_cell(session: Session) -> None:
     flag.touch()
     session.talker.collect(cell, lambda text: "end" in text)
     flag.unlink()
-    last = session.schedule()["last_automatic"]
+    last = session.last_automatic()
     assert last["id"] in {m["id"] for m in session.automatic("interval")}
     assert last["error"] is None
     assert session.schedule("--off")["next_due_s"] is None
@@ -96,7 +100,7 @@ def test_next_agent_goes_on_with_the_schedule(session: Session) -> None:
     session.schedule("--every", "1h", "--cells", "1")
     session.talker.run("x = 1")
     session.wait_for("cell")
-    last = session.schedule()["last_automatic"]
+    last = session.last_automatic()
     agent = read_record(session.folder).agent
     assert agent is not None
     os.kill(agent.pid, signal.SIGKILL)

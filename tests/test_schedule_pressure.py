@@ -300,7 +300,7 @@ def test_session_saved_for_want_of_memory_comes_back_after_its_kernel_was_killed
             "GET", f"/api/ckpt/checkpoints?kernel_id={kernel_id}")
         return [m for m in found if (m["trigger"], m["purpose"]) == ("interval", "pressure")]
 
-    checkpoint = wait_until(saved, what="a checkpoint for want of memory")[0]
+    checkpoint = wait_until(saved, 90, "a checkpoint for want of memory")[0]
     first = real_home.record(kernel_id)
     assert first is not None
     os.kill(first["kernel"]["pid"], signal.SIGKILL)  # as the OOM killer does
@@ -309,7 +309,7 @@ def test_session_saved_for_want_of_memory_comes_back_after_its_kernel_was_killed
         record = real_home.record(kernel_id)
         return record is not None and record["kernel"] not in (None, first["kernel"])
 
-    wait_until(restarted, what="Jupyter has started the kernel anew")
+    wait_until(restarted, 90, "Jupyter has started the kernel anew")
     channel.close()
     channel = server.connect(kernel_id)
     assert channel.run("print('x' in globals())") == "False"

@@ -31,8 +31,11 @@ def test_schedule_of_an_ordinary_user() -> None:
 
         # By cells, and only the last two stay.
         for number in range(2):
-            talker.run(f"x.append({number})")
-            until(lambda: len(ids("cell")) > number, "a checkpoint by cells")  # noqa: B023
+            def saved(number: int = number) -> bool:
+                talker.run(f"x.append({number})")
+                return len(ids("cell")) > number
+
+            until(saved, "a checkpoint by cells")
         until(lambda: not ids("pressure"), "the old one is gone")
 
         # In the middle of a cell, by time, by an agent that took over from a killed one.

@@ -125,7 +125,8 @@ def test_running_cell_saved_midway_finishes_by_itself(shell: Shell) -> None:
     started = shell.start()
     talker = Talker(started["connection_file"])
     cell = talker.begin(
-        "import time\ntotal = 0\nfor i in range(60):\n"
+        "import os, time\ntotal = 0\nfor i in range(60):\n"
+        "    while i == 10 and not os.path.exists('go'): time.sleep(0.05)\n"
         "    total += i * i; print(f'step {i};', flush=True); time.sleep(0.1)\n"
         "print(f'sum {total}!')")
     talker.collect(cell, lambda text: "step 5;" in text)
@@ -138,6 +139,7 @@ def test_running_cell_saved_midway_finishes_by_itself(shell: Shell) -> None:
     restored = shell.ckpt("restore", saved["id"], "--no-server")
 
     talker = Talker(restored["connection_file"], wait=False)
+    (shell.home / "go").touch()
     text = talker.collect(cell, lambda text: "!\n" in text)
     assert text.endswith(f"sum {sum(i * i for i in range(60))}!\n")
     assert "step 59;" in text
@@ -158,6 +160,7 @@ def test_history_database_shared_by_kernels_never_blocks_nor_warns(shell: Shell)
     talker.close()
 
 
+@pytest.mark.timeout(900)
 def test_twenty_restores_in_a_row_keep_every_part(root_shell: Shell) -> None:
     started, talker = prepared_session(root_shell)
     expected = dict(EXPECTED)

@@ -18,6 +18,7 @@ from typing import Any
 from jupyter_ckpt import kernels
 from jupyter_ckpt.agent.tools import remove_abandoned
 from jupyter_ckpt.errors import CheckpointError
+from jupyter_ckpt.kernel_ports import kernel_ports
 from jupyter_ckpt.locations import Locations
 from jupyter_ckpt.record import read_record
 from jupyter_ckpt.store import Store
@@ -48,7 +49,7 @@ def launch(locations: Locations, kernel_id: str, cwd: str, env: dict[str, str]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = str(folder / f"kernel-{kernel_id}.json")
     write_connection_file(path, ip="127.0.0.1", transport="tcp", kernel_name="python3",
-                          key=str(uuid.uuid4()).encode())
+                          key=str(uuid.uuid4()).encode(), **kernel_ports("127.0.0.1"))
     try:
         return kernels.launch(
             locations, kernel_id=kernel_id, kernel_name="python3", cwd=cwd, env=env,

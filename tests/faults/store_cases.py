@@ -15,6 +15,7 @@ from store_kit import chunk_files, mixed, noise, save
 from jupyter_ckpt.agent.retention import Retention
 from jupyter_ckpt.errors import CheckpointError
 from jupyter_ckpt.plan import Schedule
+from jupyter_ckpt.procfs import stat_fields
 from jupyter_ckpt.record import Record
 from jupyter_ckpt.store import Store
 
@@ -69,6 +70,9 @@ class StoreStage:
         deadline = time.monotonic() + DEADLINE_S
         while not self._plan.fired() and time.monotonic() < deadline:
             time.sleep(0.002)
+        while (case.act == "stop" and (stat_fields(pid) or "T")[0] != "T"
+               and time.monotonic() < deadline):
+            time.sleep(0.002)  # the sign of it comes before the signal
         time.sleep(STAND_STILL_S)
         if case.operation != "create":
             store = Store.open(place / "store")

@@ -12,6 +12,8 @@ from .company import play
 from .matrix import Case, all_cases
 from .outcome import Outcome
 
+pytestmark = pytest.mark.timeout(900)  # the first test waits for all cases
+
 STORE = [
     "create:store.write:kill:writer", "transaction:store.claimed:kill:writer",
     "transaction:store.chunk#4:enospc:writer", "transaction:store.write#4:short:writer",

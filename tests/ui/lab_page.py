@@ -11,6 +11,7 @@ from jupyter_harness import TOKEN, Server
 from playwright.sync_api import Locator, Page, expect
 
 TIMEOUT_MS = 60_000
+expect.set_options(timeout=TIMEOUT_MS)
 CURRENT = "window.jupyterapp.shell.currentWidget"
 CELL = f"""index => {{
   const cell = {CURRENT}.content.widgets[index];

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Route, expect
 
 from jupyter_ckpt.server.events import SCHEMA_ID
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 TICKS = 30
 LONG = f"""import time
@@ -46,9 +46,12 @@ def test_button_saves_and_tells_size_and_pause(open_notebook: OpenNotebook) -> N
     page = open_notebook("button.ipynb", "x = 1")
     page.run(0)
     page.page.evaluate(f"{CURRENT}.content.widgets[0].model.sharedModel.setSource('x = 1  # new')")
+    held: list[Route] = []  # or the save might be over before anybody has looked
+    page.page.route(re.compile(r"/api/ckpt/kernels/[^/]+/checkpoints"), held.append)
     page.button.click()
     expect(page.page.locator(".jp-ckpt-SaveButton.jp-mod-saving")).to_be_visible()
     expect(page.button).to_have_attribute("aria-disabled", "true")
+    held[0].continue_()
     toast = page.toast(re.compile(r"Checkpoint [0-9a-f]{8}… saved: \d+\sMB, paused \d\.\d\d\ss"))
     expect(toast).to_be_visible()
     expect(page.button).to_have_attribute("aria-disabled", "false")
@@ -305,9 +308,9 @@ def test_restore_in_mid_cell_rolls_back_and_goes_on(open_notebook: OpenNotebook)
     page.start(1)
     page.wait_text(1, "tick 3\n")
     checkpoint = page.save()
-    page.wait_text(1, "tick 14\n")
+    page.wait_text(1, "tick 24\n")
     page.restore(checkpoint)
-    page.wait_cell(1, "!c.text.includes('tick 14') && c.prompt === '[*]:'")
+    page.wait_cell(1, "!c.text.includes('tick 24') && c.prompt === '[*]:'")
     page.picture("restored-mid-cell")
     page.wait_cell(1, "c.prompt === '[2]:' && c.state === 'idle'")
     assert page.cell(1)["text"] == ALL_TICKS
@@ -319,7 +322,7 @@ def test_restore_in_mid_cell_after_its_end_runs_it_again_from_there(
 ) -> None:
     page = open_notebook("again.ipynb", LONG)
     page.start(0)
-    page.wait_text(0, "tick 20\n")
+    page.wait_text(0, "tick 8\n")
     checkpoint = page.save()
     page.wait_cell(0, "c.prompt === '[1]:'")
     page.restore(checkpoint)
@@ -393,7 +396,8 @@ def test_restore_here_of_a_kernel_that_the_server_lost_opens_its_session_again(
 
 # -- losing touch ---------------------------------------------------------------------------
 def test_reload_in_mid_cell_keeps_streaming(open_notebook: OpenNotebook) -> None:
-    page = open_notebook("reload.ipynb", "x = 1", LONG, "print(x)")
+    longer = LONG.replace(f"range({TICKS})", "range(100)")  # a page may take long to load
+    page = open_notebook("reload.ipynb", "x = 1", longer, "print(x)")
     page.run(0)
     page.start(1)
     page.wait_text(1, "tick 3\n")
@@ -402,7 +406,7 @@ def test_reload_in_mid_cell_keeps_streaming(open_notebook: OpenNotebook) -> None
     page.wait_cell(1, "c.prompt === '[*]:' && c.text.includes('tick 3')")
     page.picture("reloaded")
     page.wait_cell(1, "c.prompt === '[2]:' && c.state === 'idle'")
-    assert page.cell(1)["text"] == ALL_TICKS
+    assert page.cell(1)["text"] == "".join(f"tick {i}\n" for i in range(100)) + "'done'"
     assert page.run(2) == "1"
 
 

@@ -13,7 +13,7 @@ from jupyter_harness import Server, wait_until
 from lab_page import CURRENT, LabPage
 from playwright.sync_api import Error, expect
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 CHOOSE_KERNEL = f"{CURRENT}.sessionContext.changeKernel({{name: 'python3'}}).then(() => null)"
 """What the dialog "Select Kernel" does."""
