@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from conftest import OpenNotebook, lab_home, start_lab
 from jupyter_harness import wait_until
 from lab_page import CURRENT, LabPage
-from playwright.sync_api import Browser, Route, expect
+from playwright.sync_api import Browser, Route, WebSocketRoute, expect
 
 from jupyter_ckpt.server.events import SCHEMA_ID
 
@@ -24,6 +25,14 @@ for i in range({TICKS}):
     time.sleep(0.3)
 'done'"""
 ALL_TICKS = "".join(f"tick {i}\n" for i in range(TICKS)) + "'done'"
+
+
+def kept_in(held: list[Route]) -> Callable[[Route], None]:
+    """Hold requests until somebody lets them go."""
+    def handle(route: Route) -> None:
+        held.append(route)
+
+    return handle
 
 
 def answer_with(status: int, body: dict[str, Any]) -> Any:
@@ -47,7 +56,7 @@ def test_button_saves_and_tells_size_and_pause(open_notebook: OpenNotebook) -> N
     page.run(0)
     page.page.evaluate(f"{CURRENT}.content.widgets[0].model.sharedModel.setSource('x = 1  # new')")
     held: list[Route] = []  # or the save might be over before anybody has looked
-    page.page.route(re.compile(r"/api/ckpt/kernels/[^/]+/checkpoints"), held.append)
+    page.page.route(re.compile(r"/api/ckpt/kernels/[^/]+/checkpoints"), kept_in(held))
     page.button.click()
     expect(page.page.locator(".jp-ckpt-SaveButton.jp-mod-saving")).to_be_visible()
     expect(page.button).to_have_attribute("aria-disabled", "true")
@@ -461,6 +470,51 @@ def test_outputs_that_the_user_cleared_stay_away(open_notebook: OpenNotebook) ->
     page.open("cleared.ipynb")
     assert page.run(1) == "two"
     assert page.cell(0)["text"] == ""
+
+
+def test_cell_begun_while_the_page_reattaches_shows_its_output_once(
+    open_notebook: OpenNotebook,
+) -> None:
+    """What the page asked for tells of that cell, too, but its messages all come by themselves."""
+    page = open_notebook("begun.ipynb", "import os, time\nprint('one')\n"
+                         "while not os.path.exists('begun.go'): time.sleep(.05)")
+    asked: list[Route] = []
+    late: list[Callable[[], None]] | None = None
+
+    def pass_on(line: WebSocketRoute) -> None:
+        server = line.connect_to_server()
+        line.on_message(server.send)
+
+        def answer(message: str | bytes) -> None:
+            if late is None:
+                line.send(message)
+            else:
+                late.append(lambda: line.send(message))
+
+        server.on_message(answer)
+
+    page.page.route_web_socket(re.compile(r"/channels"), pass_on)
+    page.page.route(re.compile(r"/api/ckpt/kernels/[^/]+/running"), kept_in(asked))
+    page.open("begun.ipynb")
+    wait_until(lambda: page.page.evaluate("1") and asked, what="the page asks what runs")
+    page.wait_status("idle")
+    late = []
+    page.start(0)
+
+    def printed() -> bool:
+        page.page.evaluate("1")  # or nothing passes the routes
+        said = page.server.ok("GET", f"/api/ckpt/kernels/{page.kernel_id}/running")["running"]
+        return bool(said and said["outputs"])
+
+    wait_until(printed, what="the cell has printed")
+    with page.page.expect_response(re.compile(r"/running")):
+        asked[0].continue_()
+    page.page.evaluate("new Promise(done => setTimeout(done, 0))")
+    messages, late = late, None
+    for send in messages:
+        send()
+    (page.server.home.notebooks / "begun.go").touch()
+    assert page.wait_cell(0, "c.prompt === '[1]:' && c.state === 'idle'")["text"] == "one\n"
 
 
 def test_kill_of_the_server_in_mid_cell_and_the_page_goes_on(
