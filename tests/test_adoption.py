@@ -26,6 +26,15 @@ from jupyter_ckpt.server.restore_service import RestoreService
 from jupyter_ckpt.serverext import CheckpointApp
 
 
+@pytest.fixture(autouse=True)
+def kernels_do_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody listens on the ports of a kernel that is the test's own process."""
+    async def answers_soon(manager: Any) -> bool:
+        return False
+
+    monkeypatch.setattr(adoption, "_answers_soon", answers_soon)
+
+
 @pytest.fixture
 def backend(tmp_path: Path) -> Backend:
     return backend_in(tmp_path)
