@@ -52,7 +52,7 @@ def keep(connection: dict[str, object] | None) -> socket.socket | None:
     For an agent: who has chosen them for its kernel may be gone before they are bound.
     """
     first = (connection or {}).get(PORT_NAMES[0])
-    return _named(f"kept ports {first}") if isinstance(first, int) else None
+    return unique_name(f"kept ports {first}") if isinstance(first, int) else None
 
 
 def _choices() -> list[int]:
@@ -67,14 +67,14 @@ def _choices() -> list[int]:
 
 def _sign(first: int) -> socket.socket | None:
     """Return the sign that ports are chosen, None where they are, or kept by an agent."""
-    kept = _named(f"kept ports {first}")
+    kept = unique_name(f"kept ports {first}")
     if kept is None:
         return None
     kept.close()
-    return _named(f"kernel ports {first}")
+    return unique_name(f"kernel ports {first}")
 
 
-def _named(name: str) -> socket.socket | None:
+def unique_name(name: str) -> socket.socket | None:
     """Return a name that only one process of this network can have, None where another has it."""
     sign = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from ..engine.sockets import Listener
 from ..errors import RestoreRefused
+from ..kernel_ports import unique_name
 
 
 def is_free(listener: Listener) -> bool:
@@ -54,7 +55,7 @@ class Reservation:
     def take(self, listener: Listener) -> bool:
         """Keep the port of `listener` if it is free, and tell whether it was."""
         key = (listener.protocol, listener.port)  # may be had at several addresses
-        name = None if key in self._held else _named(*key)
+        name = None if key in self._held else unique_name(f"{key[0]} port {key[1]}")
         bound = _bound(listener) if name is not None or key in self._held else None
         if bound is None:
             if name is not None:
@@ -91,14 +92,3 @@ class Reservation:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _named(protocol: str, port: int) -> socket.socket | None:
-    """Return the sign that an agent has taken a port, None where another has it."""
-    name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    try:
-        name.bind(f"\0jupyter_ckpt {protocol} port {port}")
-    except OSError:
-        name.close()
-        return None
-    return name
