@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CannotBeSaved, CriuBroken, DumpFailed, OutOfSpace, RestoreFailed
+from ..procfs import readable
 from .criulog import cause
 from .holders import LOOK_EVERY_S, Tell, Watch, await_end, kill_all, nobody
 from .images import read_image
@@ -111,22 +112,14 @@ class Criu:
         if deadline_s is None:
             deadline_s = _restore_deadline_s(images)
         process = _start(inside(argv))
-        watch = Watch(str(images), tell=tell)
-        deadline = time.monotonic() + deadline_s
-        while process.poll() is None:
-            if time.monotonic() > deadline:
-                kill_all(str(images))
-                process.wait()
-                raise RestoreFailed(
-                    f"criu did not bring the session back within {deadline_s:.0f} s.",
-                    "Another process may hold a file lock that the session had, or a disk "
-                    "may not answer.")
-            try:
-                process.wait(min(LOOK_EVERY_S, deadline_s))
-            except subprocess.TimeoutExpired:
-                watch.look()
-        status = process.returncode
-        if status != 0:
+        if not _ends_in_time(process, Watch(str(images), tell=tell), deadline_s):
+            kill_all(str(images))
+            process.wait()
+            raise RestoreFailed(
+                f"criu did not bring the session back within {deadline_s:.0f} s.",
+                "Another process may hold a file lock that the session had, or a disk "
+                "may not answer.")
+        if process.wait() != 0:
             log = images / "restore.log"
             sentence, hint = cause(log)
             raise RestoreFailed(sentence, hint, str(log) if log.exists() else "")
@@ -144,6 +137,21 @@ def _start(argv: list[str], **told: str) -> subprocess.Popen[bytes]:
     except OSError as error:
         raise CriuBroken(f"CRIU cannot be started: {error}.",
                          "Run 'jupyter ckpt setup'.") from error
+
+
+def _ends_in_time(process: subprocess.Popen[bytes], watch: Watch, deadline_s: float) -> bool:
+    """Wait for the end of `process`, its helpers looked after; False when time is up."""
+    deadline = time.monotonic() + deadline_s
+    # Not by Popen.wait, which would sleep up to 50 ms longer than the process lives.
+    ended = os.pidfd_open(process.pid)
+    try:
+        while not readable([ended], max(0.0, min(LOOK_EVERY_S, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline:
+                return False
+            watch.look()
+        return True
+    finally:
+        os.close(ended)
 
 
 def _restore_deadline_s(images: Path) -> float:

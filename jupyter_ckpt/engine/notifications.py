@@ -73,8 +73,9 @@ class Notifications:
                 waiting = self._socket.fileno() if work is None else work.finished
                 ready = readable([waiting, ended], LOOK_EVERY_S)
                 if waiting in ready and work is None:
-                    watch.look(may_rest=True)
+                    # First the work: all that is done before it adds to the pause.
                     work = _Work(self._socket.accept()[0], while_frozen, progress)
+                    watch.look(may_rest=True)
                 elif waiting in ready and work is not None:
                     failure, work = work.answer(), None
                 elif ended in ready:
