@@ -11,11 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from .agent_place import help_or_end_hung
-from .errors import AgentUnreachable, from_dict
+from .errors import AgentBusy, AgentUnreachable, from_dict
 from .locations import Locations
 from .protocol import SOCKET_NAME, Job, checked_kernel_id
 
@@ -64,7 +65,8 @@ class AgentClient:
         connection = _UnixConnection(self.folder, timeout_s)
         try:
             data = json.dumps(body).encode() if body is not None else b""
-            connection.request(method, path, data, {"Content-Length": str(len(data))})
+            with suppress(BrokenPipeError):  # a busy agent hangs up, and has said so before
+                connection.request(method, path, data, {"Content-Length": str(len(data))})
             response = connection.getresponse()
             answer = json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -151,6 +153,8 @@ class AgentClient:
     def answers(self) -> bool:
         try:
             self.status(timeout_s=5)
+        except AgentBusy:
+            return True  # who says that does not hang
         except AgentUnreachable:
             return False
         return True

@@ -23,6 +23,7 @@
      │   ├─ RuntimeUnusable               4    503   the same for the folder of sockets
      │   ├─ EncryptionKeyMissing          4    503   an encrypted store, and no key that fits
      │   └─ AgentUnreachable              4    503
+     │       └─ AgentBusy                 4    503
      ├─ DumpFailed                        5    500
      │   ├─ CannotBeSaved                 5    409   a resource CRIU cannot save
      │   ├─ CheckpointRefused             5    409   a hook said no
@@ -197,6 +198,12 @@ class AgentUnreachable(NotPossibleHere):
     """The agent beside the kernel does not answer, and no new one could be started."""
 
     http_status, message_id = 503, "agent-unreachable"
+
+
+class AgentBusy(AgentUnreachable):
+    """The agent lives and has as many requests at work as it takes."""
+
+    message_id = "agent-busy"
 
 
 class DumpFailed(CheckpointError):

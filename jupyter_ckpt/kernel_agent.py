@@ -111,7 +111,7 @@ def _serve(folder: Path, tools: Tools, told: int, place: Place) -> None:
     while not server.routes.jobs.idle and time.monotonic() < deadline:
         time.sleep(0.01)
     server.routes.news.end()
-    server.drain(timeout_s=2)
+    server.lines.await_none(timeout_s=2)
     server.socket.close()
     if place.is_ours():
         (folder / SOCKET_NAME).unlink(missing_ok=True)

@@ -15,11 +15,16 @@ if TYPE_CHECKING:
 
 
 class TimedStream(io.RawIOBase):
-    """What a connection sends; raises `RequestTooSlow` when `deadline_s` have passed."""
+    """What a connection sends; raises `RequestTooSlow` when `deadline_s` have passed.
+
+    Also at its end, if `is_dropped` tells that it was cut short for others.
+    """
 
     def __init__(self, connection: socket.socket, deadline_s: float,
+                 is_dropped: Callable[[], bool] = lambda: False,
                  clock: Callable[[], float] = time.monotonic) -> None:
         self._connection, self._deadline_s, self._clock = connection, deadline_s, clock
+        self._is_dropped = is_dropped
         self._end = clock() + deadline_s
 
     def readable(self) -> bool:
@@ -31,9 +36,12 @@ class TimedStream(io.RawIOBase):
             if left_s <= 0:
                 raise TimeoutError
             self._connection.settimeout(left_s)
-            return self._connection.recv_into(buffer)
+            count = self._connection.recv_into(buffer)
         except TimeoutError:
             raise RequestTooSlow(
                 f"The request did not come in full within {self._deadline_s:g} s.") from None
         finally:
             self._connection.settimeout(self._deadline_s)  # for the answer
+        if not count and self._is_dropped():
+            raise RequestTooSlow("The request did not come in full while others were waiting.")
+        return count

@@ -17,6 +17,7 @@ from mutation import json_mutator, with_tokens
 from target import Target
 
 from jupyter_ckpt.agent.kernel_link import KernelLink
+from jupyter_ckpt.agent.lines import Lines
 from jupyter_ckpt.agent.server import AgentServer, Routes, _Handler
 from jupyter_ckpt.agent.tools import Tools
 from jupyter_ckpt.errors import KernelNotFound, StoreUnusable
@@ -103,7 +104,9 @@ class AgentHttp(Target):
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
             ours.sendall(data)
             ours.shutdown(socket.SHUT_WR)
+            assert self.server.lines.admit(theirs)
             _Handler(theirs, "", self.server)  # type: ignore[arg-type]
+            self.server.lines.leave(theirs)
             theirs.shutdown(socket.SHUT_RDWR)
             ours.settimeout(2)
             _check_answer(_read(ours))
@@ -112,6 +115,7 @@ class AgentHttp(Target):
 class _Server:
     def __init__(self) -> None:
         self.routes = Routes(NoKernel())  # type: ignore[arg-type]
+        self.lines = Lines(1)
 
 
 class RequestBody(Target):
