@@ -9,6 +9,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jupyter_harness import wait_until
@@ -163,6 +164,28 @@ def test_queued_save_can_be_cancelled(agent: AgentClient) -> None:
     except UsageError:  # it has begun by now
         assert agent.wait("checkpoints", "queued-one").state == "done"
     agent.wait("checkpoints", "running-one")
+
+
+@pytest.mark.parametrize(("kind", "body", "named"), [
+    ("checkpoints", {"note": 5}, "note"),
+    ("checkpoints", {"name": ["a"]}, "name"),
+    ("checkpoints", {"pin": "no"}, "pin"),
+    ("checkpoints", {"document": "x"}, "document"),
+    ("checkpoints", {"document": {"path": 5}}, "document"),
+    ("checkpoints", {"epoch": "x"}, "epoch"),
+    ("checkpoints", {"store": 1}, "store"),
+    ("restores", {}, "checkpoint"),
+    ("restores", {"checkpoint": 1}, "checkpoint"),
+    ("restores", {"checkpoint": "abcd", "connection": {"shell_port": "1"}}, "connection"),
+    ("launches", {"cmd": "true", "env": {}}, "cmd"),
+    ("launches", {"cmd": ["true"]}, "env")])
+def test_act_with_a_field_of_the_wrong_type_is_refused_before_anything_is_done(
+    agent: AgentClient, kind: str, body: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ProtocolError, match=f"'{named}'"):
+        agent.put(kind, "of-a-wrong-type", body)
+    with pytest.raises(JobNotFound):
+        agent.job(kind, "of-a-wrong-type")
 
 
 def test_unknown_request_is_not_found(agent: AgentClient) -> None:

@@ -138,7 +138,7 @@ class Save:
         name = self.request.get("name")
         if name is None:
             return
-        self.request["name"] = name = checked_name(str(name))
+        self.request["name"] = name = checked_name(name)
         if any(m.name == name for m in store.manifests()):
             raise NameTaken(f"There is already a checkpoint named {name!r}.",
                             "Choose another name, or rename or remove the old one.")

@@ -31,8 +31,7 @@ def save(agent: Agent, request: dict[str, Any], job: Job) -> dict[str, Any]:
     """
     kernel = agent.need_kernel()
     tools = agent.tools.storing_in(request.get("store"))
-    if isinstance(note := request.get("note"), str):
-        checked_note(note)  # before the freeze, not after it
+    checked_note(request.get("note"))  # before the freeze, not after it
     if request.get("unless_saved"):
         known = _saved_already(tools, kernel, request, job)
         if known is not None:

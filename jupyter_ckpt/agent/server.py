@@ -10,8 +10,8 @@ import re
 import socket
 import socketserver
 import struct
-import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import (
+    AgentBusy,
     CheckpointError,
     JobNotFound,
     NotFound,
@@ -28,9 +29,11 @@ from ..errors import (
 )
 from ..protocol import MAX_BODY_BYTES, REQUEST_TIMEOUT_S, SOCKET_NAME, Job, checked_request_id
 from . import questions
+from .bodies import check_body
 from .core import Agent
 from .deadline import TimedStream
 from .jobs import JobTable
+from .lines import Lines
 from .news import News
 from .replacing import recover, restore
 from .requests import check_epoch, done
@@ -115,8 +118,8 @@ class Routes:
             check_epoch(self.agent, body, request_id)
             return self._acts[kind](body, job)
 
-        asker = body.get("asker")
-        return self.jobs.put(kind, request_id, act, asker if isinstance(asker, str) else "")
+        check_body(kind, body)
+        return self.jobs.put(kind, request_id, act, body.get("asker", ""))
 
     def _act(self, path: str, body: dict[str, Any]) -> Answer:
         if path == "/interrupt":
@@ -149,7 +152,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        self.rfile = io.BufferedReader(TimedStream(self.connection, self.timeout))
+        self.rfile = io.BufferedReader(TimedStream(
+            self.connection, self.timeout, lambda: self.server.lines.is_dropped(self.connection)))
 
     def handle(self) -> None:
         try:
@@ -174,6 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_DELETE = do_PATCH = do_HEAD = _serve
 
     def _stream(self) -> None:
+        self.server.lines.serve(self.connection)
         self.close_connection = True
         self.send_response(200)
         self.send_header("Content-Type", "application/x-ndjson")
@@ -194,6 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
         if len(raw) < length:
             self.close_connection = True
             raise ProtocolError("The request ended early.")
+        self.server.lines.serve(self.connection)
         try:
             body = json.loads(raw) if raw else {}
         except (ValueError, RecursionError) as error:
@@ -224,6 +230,18 @@ class _Handler(BaseHTTPRequestHandler):
         return "socket"
 
 
+def _busy() -> bytes:
+    """Return the whole answer to who finds every place taken."""
+    error = AgentBusy(f"The agent has {MAX_CONNECTIONS} requests at work and takes no more now.",
+                      "Ask again in a moment.")
+    body = json.dumps({"error": error.to_dict()}).encode()
+    return (f"HTTP/1.1 {error.http_status} Busy\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n").encode() + body
+
+
+_BUSY = _busy()
+
+
 class AgentServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     """Accepts its owner (and root) on ``agent.sock`` in `folder`, nobody else."""
 
@@ -232,9 +250,7 @@ class AgentServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
     def __init__(self, folder: Path, agent: Agent) -> None:
         self.routes = Routes(agent)
-        self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
-        self._open = 0
-        self._closed = threading.Condition()
+        self.lines = Lines(MAX_CONNECTIONS)
         path = folder / SOCKET_NAME
         path.unlink(missing_ok=True)
         handle = os.open(folder, os.O_PATH | os.O_DIRECTORY)
@@ -251,34 +267,22 @@ class AgentServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         return uid in (0, os.getuid())
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._slots.acquire(blocking=False):
+        if not self.lines.admit(request):
+            with suppress(OSError):
+                request.send(_BUSY, socket.MSG_DONTWAIT)
             self.shutdown_request(request)
             return
-        with self._closed:
-            self._open += 1
         try:
             super().process_request(request, client_address)
         except BaseException:
-            self._leave()  # no thread could be started, so none does it
+            self.lines.leave(request)  # no thread could be started, so none does it
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._leave()
-
-    def _leave(self) -> None:
-        """Give the slot of one connection back."""
-        self._slots.release()
-        with self._closed:
-            self._open -= 1
-            self._closed.notify_all()
-
-    def drain(self, timeout_s: float) -> None:
-        """Wait until every connection has its answer, or time is up."""
-        with self._closed:
-            self._closed.wait_for(lambda: self._open == 0, timeout_s)
+            self.lines.leave(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.debug("a connection broke", exc_info=True)

@@ -127,7 +127,7 @@ class Storing:
                     "execution_count": status.get("execution_count"),
                     "busy": status.get("busy"), "running": _running(status)},
             processes=captured.processes, pause_s=round(captured.pause_s, 6),
-            purpose=_purpose(request), files=captured.frozen.files,
+            purpose=request.get("purpose"), files=captured.frozen.files,
             host=host.describe(self.criu_version),
             warnings=captured.warnings + captured.frozen.warnings)
 
@@ -172,11 +172,6 @@ def _programs(found: list[OpenFile]) -> dict[str, str]:
     paths = (file.path for file in found if file.role == "mapped")
     return {f"programs/{number}": path
             for number, path in enumerate(sorted(filter(is_lasting, paths)))}
-
-
-def _purpose(request: dict[str, Any]) -> str | None:
-    purpose = request.get("purpose")
-    return purpose if isinstance(purpose, str) else None
 
 
 def _running(status: dict[str, Any]) -> dict[str, Any] | None:
