@@ -233,8 +233,11 @@ _ANSWERS = {
     "GET checkpoints/<id>/notebook": "200: the notebook document (nbformat JSON); 404 without one.",
     "POST checkpoints/<id>/restore":
         "200, when the kernel lives: `{kernel_id, connection_file, server_url, notebook, session, "
-        "warnings, running}`. `notebook` is the path as the server spells it. `wait_s` is for how "
-        "many seconds ports of the session are waited for that the system still holds (null: "
+        "warnings, running}`. `notebook` is the path as the server spells it. `path` names the "
+        "notebook in place of whose kernel the checkpoint is restored, or under whose name a new "
+        "one is made; one that is there stays, and the new one lies beside it. Without `kernel_id` "
+        "and `path` it is the checkpoint's own kernel, or that of its notebook. `wait_s` is for "
+        "how many seconds ports of the session are waited for that the system still holds (null: "
         "70; 0: no waiting).",
 }
 _REST_INTRODUCTION = """\

@@ -252,7 +252,7 @@ class RestoreHandler(CheckpointHandler):
         """Restore; answers when the kernel lives (200)."""
         checked_reference(reference)
         asked = self.body(mode=(str,), kernel_id=(str, type(None)),
-                          path=(str, type(None)), files=(str,),
+                          path=(str, type(None)), files=(str, type(None)),
                           wait_s=(int, float, type(None)))
         if "mode" not in asked:
             raise UsageError("The field 'mode' is missing.", "It is 'in-place' or 'new'.")

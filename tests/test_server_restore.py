@@ -398,6 +398,33 @@ def test_restore_as_new_copies_to_the_root_when_the_notebooks_folder_is_gone(
     assert restore(server, saved["id"], "new")["notebook"] == "a-restored.ipynb"
 
 
+def test_restore_as_new_to_a_path_makes_that_notebook_and_replaces_none(
+    fake_home: Home, start: StartServer
+) -> None:
+    server, kernel_id, _ = started(fake_home, start)
+    saved = server.save(kernel_id)["result"]
+    first = restore(server, saved["id"], "new", path="b.ipynb")
+    assert first["session"]["path"] == first["notebook"] == "b.ipynb"
+    assert restore(server, saved["id"], "new", path="b.ipynb")["notebook"] == "b-restored.ipynb"
+    assert restore(server, saved["id"], "new", path="notes.txt")["notebook"] == (
+        "notes-restored.ipynb"), "what is no notebook's name is the name of none"
+
+
+def test_restore_in_place_at_a_path_replaces_the_kernel_of_that_notebook(
+    fake_home: Home, start: StartServer
+) -> None:
+    server, kernel_id, _ = started(fake_home, start)
+    saved = server.save(kernel_id)["result"]
+    fake_home.write_notebook("b.ipynb", "x = 2")
+    other = server.open_session("b.ipynb")["kernel"]["id"]
+    before = {one: (fake_home.record(one) or {})["kernel"]["pid"] for one in (kernel_id, other)}
+    answer = restore(server, saved["id"], "in-place", path="b.ipynb", files=None)
+    assert (answer["kernel_id"], answer["session"]["path"]) == (other, "b.ipynb")
+    assert (fake_home.record(kernel_id) or {})["kernel"]["pid"] == before[kernel_id]
+    assert (fake_home.record(other) or {})["kernel"]["pid"] != before[other]
+    assert restore(server, saved["id"], "in-place", path="gone.ipynb")["kernel_id"] == kernel_id
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_restore_as_new_without_a_saved_document_makes_a_notebook_all_the_same(
     fake_home: Home, start: StartServer, there: bool
@@ -408,9 +435,10 @@ def test_restore_as_new_without_a_saved_document_makes_a_notebook_all_the_same(
     if not there:
         (fake_home.notebooks / "a.ipynb").unlink()
     answer = restore(server, saved["id"], "new", path="RTC:a.ipynb")
-    assert answer["session"]["path"] == answer["notebook"] == "a-restored.ipynb"
+    made = "a-restored.ipynb" if there else "a.ipynb"
+    assert answer["session"]["path"] == answer["notebook"] == made
     assert ("as it is now" if there else "empty") in answer["warnings"][0]
-    document = json.loads((fake_home.notebooks / "a-restored.ipynb").read_text())
+    document = json.loads((fake_home.notebooks / made).read_text())
     assert len(document["cells"]) == there
     assert document["metadata"]["kernelspec"]["name"] == "python3"
 

@@ -89,11 +89,13 @@ class Documents:
         model = await ensure_async(self._contents.get(api_path, content=True, type="notebook"))
         return json.dumps(model["content"]).encode()
 
-    async def write_copy(self, original: str, document: dict[str, Any], word: str) -> str:
+    async def write_copy(self, original: str, document: dict[str, Any], word: str,
+                         wanted: str | None = None) -> str:
         """Write `document` beside `original` as ``<stem>-<word>[-N].ipynb``; return its path.
 
-        Where that folder is gone the copy goes to the server's root. Raises
-        `RestoreRefused` when it cannot be written.
+        Or as `wanted`, if that is a notebook's name that nothing has. Where that
+        folder is gone the copy goes to the server's root. Raises `RestoreRefused`
+        when it cannot be written.
         """
         original = without_drive(original)
         if not await self.has_folder(original):
@@ -101,6 +103,8 @@ class Documents:
         stem, _ = posixpath.splitext(original)
         candidate, number = f"{stem}-{word}.ipynb", 0
         async with self._copying:  # or two copies at once would choose one name
+            if wanted and wanted.endswith(".ipynb") and not await self.exists(wanted):
+                candidate = without_drive(wanted)
             while await ensure_async(self._contents.file_exists(candidate)):
                 number += 1
                 candidate = f"{stem}-{word}-{number}.ipynb"

@@ -39,18 +39,22 @@ FILES = ("put-back", "keep", "abort")
 
 @dataclass(frozen=True)
 class RestoreRequest:
-    """What the browser or the CLI asks for."""
+    """What the browser or the CLI asks for.
+
+    ``path`` is that of a notebook: in place of whose kernel, or under which name a new
+    one is made (if nothing has it; else beside it).
+    """
 
     mode: str
     kernel_id: str | None = None
     path: str | None = None
-    files: str = "put-back"
+    files: str | None = None
     wait_s: float | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise UsageError(f"The mode of a restore is one of {', '.join(MODES)}.")
-        if self.files not in FILES:
+        if self.files not in (*FILES, None):
             raise UsageError(f"What to do with files is one of {', '.join(FILES)}.")
         if self.kernel_id is not None:
             checked_kernel_id(self.kernel_id)
@@ -140,7 +144,7 @@ class RestoreService:
 
     async def _own_target(self, manifest: Manifest, request: RestoreRequest) -> str:
         own = str(manifest.kernel["id"])
-        if own in self._kernels:
+        if own in self._kernels and not request.path:
             return own
         path = self._notebook(manifest, request)
         session = await session_of_path(self._sessions, path) if path else None
@@ -235,7 +239,8 @@ class RestoreService:
         if request.path and not await self._documents.has_folder(original):
             raise UsageError(f"The server has no folder {posixpath.dirname(original)}.")
         document, told = await self._saved.for_copy(manifest, original)
-        copy = await self._documents.write_copy(original, document, "restored")
+        copy = await self._documents.write_copy(
+            original, document, "restored", wanted=original if request.path else None)
         try:
             file = self._documents.os_path(copy)
             result = await self._run_restore(
