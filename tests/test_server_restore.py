@@ -435,10 +435,9 @@ def test_restore_as_new_without_a_saved_document_makes_a_notebook_all_the_same(
     if not there:
         (fake_home.notebooks / "a.ipynb").unlink()
     answer = restore(server, saved["id"], "new", path="RTC:a.ipynb")
-    made = "a-restored.ipynb" if there else "a.ipynb"
-    assert answer["session"]["path"] == answer["notebook"] == made
+    assert answer["session"]["path"] == answer["notebook"] == "a-restored.ipynb"
     assert ("as it is now" if there else "empty") in answer["warnings"][0]
-    document = json.loads((fake_home.notebooks / made).read_text())
+    document = json.loads((fake_home.notebooks / "a-restored.ipynb").read_text())
     assert len(document["cells"]) == there
     assert document["metadata"]["kernelspec"]["name"] == "python3"
 

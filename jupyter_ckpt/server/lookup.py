@@ -13,6 +13,7 @@ from ..protocol import checked_kernel_id
 from ..provisioner import CheckpointProvisioner
 from ..record import Record
 from .backend import Backend
+from .documents import without_drive
 
 LAUNCH_DEADLINE_S = 15.0
 POLL_S = 0.05
@@ -70,6 +71,7 @@ async def session_of_kernel(session_manager: Any, kernel_id: str) -> dict[str, A
 
 
 async def session_of_path(session_manager: Any, path: str) -> dict[str, Any] | None:
-    """Return the model of the session of a notebook path (as the server spells it)."""
+    """Return the model of the session of a notebook path, with a drive before it or without."""
+    wanted = without_drive(path)
     sessions = await ensure_async(session_manager.list_sessions())
-    return next((model for model in sessions if model["path"] == path), None)
+    return next((model for model in sessions if without_drive(model["path"]) == wanted), None)

@@ -239,8 +239,10 @@ class RestoreService:
         if request.path and not await self._documents.has_folder(original):
             raise UsageError(f"The server has no folder {posixpath.dirname(original)}.")
         document, told = await self._saved.for_copy(manifest, original)
+        # Not where a page shows a notebook whose file is gone: it goes on with its own kernel.
+        free = request.path and await session_of_path(self._sessions, original) is None
         copy = await self._documents.write_copy(
-            original, document, "restored", wanted=original if request.path else None)
+            original, document, "restored", wanted=original if free else None)
         try:
             file = self._documents.os_path(copy)
             result = await self._run_restore(
