@@ -13,9 +13,14 @@ from ..protocol import Job
 SCHEMA_ID = "https://events.jupyter.org/jupyter_ckpt/checkpoint/v1"
 SCHEMA_PATH = Path(__file__).with_name("checkpoint-v1.yaml")
 PROGRESS_INTERVAL_S = 0.2
-_FIXED_SHARE = {"queued": 0.0, "launching": 0.05, "quiescing": 0.05, "preparing": 0.05,
-                "verifying": 0.1, "dumping": 0.2, "storing": 0.3, "restoring": 0.8, "done": 1.0}
-"""How far a job counts as done on entering a state that names no bytes."""
+_SPANS: dict[str, dict[str, tuple[float, float]]] = {
+    "launches": {"launching": (0.05, 1.0)},
+    "checkpoints": {"quiescing": (0.02, 0.05), "dumping": (0.05, 0.3), "storing": (0.3, 0.9),
+                    "verifying": (0.9, 1.0)},
+    # What it replaces is saved and read back between its own two states.
+    "restores": {"preparing": (0.02, 0.4), "quiescing": (0.4, 0.42), "dumping": (0.42, 0.5),
+                 "storing": (0.5, 0.7), "verifying": (0.7, 0.8), "restoring": (0.8, 1.0)}}
+"""From where to where a job of a kind is said to be in each of its states."""
 
 
 class Emitter(Protocol):
@@ -55,15 +60,17 @@ class Act:
     """The events of one act: started, progress, then succeeded or failed."""
 
     def __init__(
-        self, stream: Emitter, action: str, job_id: str, kernel_id: str, **always: str
+        self, stream: Emitter, action: str, job_id: str, kernel_id: str, jobs: int = 1,
+        **always: str,
     ) -> None:
-        """Prepare; the fields `always` are in every event of the act."""
+        """Prepare an act of so many `jobs`; the fields `always` are in every event of it."""
         self._stream = stream
         self._always = always
         self.action, self.job_id, self.kernel_id = action, job_id, kernel_id
         self.checkpoint_id: str | None = None
+        self._jobs, self._begun = jobs, list[str]()
         self._state = ""
-        self._last_at = 0.0
+        self._last_at = self._progress = 0.0
 
     def started(self) -> None:
         self._emit("started", progress=0.0)
@@ -75,7 +82,12 @@ class Act:
                             and now - self._last_at < PROGRESS_INTERVAL_S):
             return
         self._state, self._last_at = job.state, now
-        self._emit("progress", progress=share_done(job), message=job.phase or job.state)
+        if job.id not in self._begun:
+            self._begun.append(job.id)
+        done = (len(self._begun) - 1 + share_done(job)) / max(self._jobs, len(self._begun))
+        # A job whose agent died begins anew; what was told stands.
+        self._progress = max(self._progress, done)
+        self._emit("progress", progress=self._progress, message=job.phase or job.state)
 
     def succeeded(self, message: str | None = None) -> None:
         self._emit("succeeded", progress=1.0, message=message)
@@ -90,7 +102,7 @@ class Act:
 
 def share_done(job: Job) -> float:
     """Return how much of a job is done, 0 to 1."""
-    floor = _FIXED_SHARE.get(job.state, 0.0)
+    begin, end = _SPANS.get(job.kind, {}).get(job.state, (0.0, 0.0))
     if job.total_bytes <= 0:
-        return floor
-    return min(1.0, floor + (1.0 - floor) * job.done_bytes / job.total_bytes)
+        return begin
+    return begin + (end - begin) * min(1.0, job.done_bytes / job.total_bytes)

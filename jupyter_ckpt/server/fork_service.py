@@ -48,7 +48,7 @@ class ForkService:
         if not 1 <= copies <= MAX_FORKS:
             raise UsageError(f"Between 1 and {MAX_FORKS} copies can be made at once.")
         record = await our_record(self._backend, self._kernels, kernel_id)
-        act = Act(self._events, "fork", uuid.uuid4().hex, kernel_id)
+        act = Act(self._events, "fork", uuid.uuid4().hex, kernel_id, jobs=1 + copies)
         act.started()
         loop = asyncio.get_running_loop()
 
