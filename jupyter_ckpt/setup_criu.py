@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -125,15 +126,30 @@ def _check(path: Path) -> None:
 
 
 def _install_folder() -> Path:
-    """Return the first folder for a CRIU that this user may write."""
-    folders = install_folders()
-    for folder in folders:
+    """Return the first folder for a CRIU that this user, and no other, may write."""
+    problems = []
+    for folder in install_folders():
         present = next(path for path in (folder, *folder.parents) if path.exists())
-        if os.access(present, os.W_OK | os.X_OK):
+        if not os.access(present, os.W_OK | os.X_OK):
+            problems.append(f"{folder} cannot be written")
+        elif not _is_private(present):
+            problems.append(f"others can write to {present}")
+        else:
             return folder
     raise CriuMissing(
-        f"A CRIU cannot be installed: {' and '.join(map(str, folders))} cannot be written.",
+        f"A CRIU cannot be installed: {', and '.join(problems)}.",
         "Set JUPYTER_DATA_DIR to a folder of yours, or use a Python environment of your own.")
+
+
+def _is_private(folder: Path) -> bool:
+    """Tell whether nobody but this user and root can change what lies in `folder`.
+
+    In one like /tmp, where nobody touches what is another's, a folder of ours is ours.
+    """
+    status = folder.stat()
+    others = stat.S_IWOTH if status.st_gid == os.getegid() else stat.S_IWOTH | stat.S_IWGRP
+    return status.st_uid in (0, os.geteuid()) and (
+        not status.st_mode & others or bool(status.st_mode & stat.S_ISVTX))
 
 
 @contextlib.contextmanager

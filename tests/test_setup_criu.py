@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from ordinary_user import ordinary_user
 
+from jupyter_ckpt import setup_criu
 from jupyter_ckpt.engine import criu_fetch
 from jupyter_ckpt.engine.criu_fetch import fetch_criu
 from jupyter_ckpt.engine.criu_find import find_criu
@@ -134,6 +135,20 @@ def test_set_up_no_writable_folder_is_told() -> None:
             "except CriuMissing as error:\n    print(error.message)\n",
             JUPYTER_DATA_DIR="/proc/data", PATH="/usr/bin:/bin")
         assert "cannot be written" in done.stdout, done.stderr
+
+
+def test_criu_is_installed_where_nobody_else_can_change_it(
+    bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert setup_criu._install_folder() == bare / "share/jupyter/ckpt"
+    bare.chmod(0o777)
+    assert setup_criu._install_folder() == bare.parent / "data/ckpt-criu"
+    (bare.parent / "data").mkdir()
+    (bare.parent / "data").chmod(0o777)
+    with pytest.raises(CriuMissing, match=f"others can write to {bare}, and others can write"):
+        setup_criu._install_folder()
+    (bare.parent / "data").chmod(0o1777)
+    assert setup_criu._install_folder() == bare.parent / "data/ckpt-criu"
 
 
 def test_find_criu_skips_a_broken_one_that_nobody_named(
