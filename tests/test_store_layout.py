@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from store_kit import in_child, save
 
+from jupyter_ckpt.agent.tools import remove_abandoned
 from jupyter_ckpt.errors import StoreUnusable
 from jupyter_ckpt.store import Store
 
@@ -39,6 +40,40 @@ def test_absent_store_is_not_made_unless_asked(tmp_path: Path) -> None:
     with pytest.raises(StoreUnusable, match="does not exist"):
         Store.open(tmp_path / "store", create=False)
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("theirs", ["tmp/run1/out.csv", "chunks/a", "notes.txt", "lock/a"])
+def test_folder_of_other_things_is_not_made_a_store(tmp_path: Path, theirs: str) -> None:
+    """Or what lies in its ``tmp`` would go as the leftovers of dead writers."""
+    folder = tmp_path / "project"
+    (folder / theirs).parent.mkdir(parents=True, mode=0o700)
+    folder.chmod(0o700)
+    (folder / theirs).write_text("data")
+    with pytest.raises(StoreUnusable, match="holds other things"):
+        Store.open(folder)
+    assert [path for path in folder.rglob("*") if path.is_file()] == [folder / theirs]
+    assert (folder / theirs).read_text() == "data"
+
+
+def test_empty_folder_and_one_whose_making_was_cut_short_become_a_store(tmp_path: Path) -> None:
+    (tmp_path / "store/tmp").mkdir(parents=True, mode=0o700)
+    (tmp_path / "store").chmod(0o700)
+    for name in ("names.lock", ".key-0123abcd"):
+        (tmp_path / "store" / name).touch(mode=0o600)
+    save(Store.open(tmp_path / "store"), {"a": b"x"}, tmp_path / "in")
+
+
+def test_what_a_user_put_into_a_store_stays(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store")
+    for name in ("tmp/run1/out.csv", "tmp/a-note", "work/mine/b"):
+        (store.root / name).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (store.root / name).write_text("data")
+    (store.root / "work").chmod(0o700)
+    store.collect()
+    save(store, {"a": b"x"}, tmp_path / "in")
+    remove_abandoned(store.root / "work")
+    assert (store.root / "tmp/run1/out.csv").exists()
+    assert (store.root / "work/mine/b").exists()
 
 
 def test_missing_folders_are_made_again(tmp_path: Path) -> None:

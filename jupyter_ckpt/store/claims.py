@@ -14,6 +14,7 @@ file ``reads``: such a one is not removed unless a person says so.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,6 +27,8 @@ from .locks import EXCLUSIVE, SHARED, LockFile
 
 _DIGEST_BYTES = 32
 _READS = "reads"
+_MADE_HERE = re.compile(r"[A-Za-z0-9_-]{1,80}-[0-9a-f]{8}")
+"""Names of the folders that a `Workplace` makes; all else is somebody else's."""
 
 
 class Workplace:
@@ -135,7 +138,7 @@ def remove_dead(layout: Layout) -> int:
     freed = 0
     for name in os.listdir(layout.tmp):
         path = layout.tmp / name
-        if not _is_dead(layout, path):
+        if not _MADE_HERE.fullmatch(name) or not _is_dead(layout, path):
             continue
         for folder, _, files in os.walk(path):
             for file in files:

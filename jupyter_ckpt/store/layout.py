@@ -22,11 +22,12 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import stat
 from pathlib import Path
 
-from ..errors import EncryptionKeyMissing, StoreUnusable, UsageError
+from ..errors import EncryptionKeyMissing, StoreUnusable, UsageError, quoted
 from . import cipher
 from .cipher import Cipher
 from .disk import explaining, sync_folder, write_synced
@@ -35,6 +36,9 @@ from .locks import EXCLUSIVE, LockFile
 KEY_BYTES = 32
 MARK = b"encrypted\n"
 _FOLDERS = ("chunks", "manifests", "tmp")
+_OURS = re.compile(r"((names|collect|usage)\.)?lock|\.key-[0-9a-f]{8}"
+                   r"|(encryption|quota|usage)\.json")
+"""Files that a store may have before it has its key."""
 
 
 class Layout:
@@ -64,11 +68,30 @@ class Layout:
                 self.root.parent.mkdir(parents=True, exist_ok=True)
                 self.root.mkdir(mode=0o700, exist_ok=True)
             self.check_root()
+            self._check_begun_here()
             for name in _FOLDERS:
                 if not os.path.lexists(self.root / name):
                     (self.root / name).mkdir(mode=0o700, exist_ok=True)
             if not os.path.lexists(self.key):
                 self._make_key()
+
+    def _check_begun_here(self) -> None:
+        """Raise `StoreUnusable` where no store was begun and other things lie.
+
+        What lies in the folders of a store is one day taken for the leftovers of dead writers.
+        """
+        folders = {*_FOLDERS, self.work.name}
+        for name in os.listdir(self.root):
+            path = self.root / name
+            if path.is_dir() and name in folders and not any(path.iterdir()):
+                continue
+            if path.is_file() and _OURS.fullmatch(name):
+                continue
+            if os.path.lexists(self.key) or any(self.manifests.glob("*.json")):
+                return  # one was begun in the meantime, or its key is gone: that is told
+            raise StoreUnusable(
+                f"{self.root} is no checkpoint store, and holds other things ({quoted(name)}).",
+                "Choose an empty or a new folder with --store.")
 
     def _make_key(self) -> None:
         with LockFile(self.names_lock) as lock, lock.held(EXCLUSIVE):
