@@ -164,6 +164,45 @@ def test_decayed_chunk_is_written_again_when_asked_to_prove(store: Store) -> Non
     assert store.verify() == {"checked": 2, "bad": []}
 
 
+def test_decayed_chunks_that_were_noted_are_written_again_by_the_next_save(
+    store: Store, saved: Manifest, folder: Path
+) -> None:
+    """They have their full length: a save would take them for whole."""
+    chunks = [path for path in chunk_files(store) if path.name != saved.content]
+    for path in chunks:
+        rot(path)
+    assert store.verify()["bad"]
+    assert store.note_damage(saved.id) == len(chunks)
+    assert store.collect()["removed_chunks"] == 0
+    again = save(store, {"a": mixed(), "b": text(1000)}, folder / "in")
+    assert store.verify() == {"checked": 2, "bad": []}, "the old checkpoint is mended, too"
+    assert again.stored_bytes > 0
+    assert list((store.root / "damaged").iterdir()) == []
+    assert save(store, {"a": mixed(), "b": text(1000)}, folder / "in").stored_bytes == 0
+
+
+def test_damaged_list_of_contents_is_noted(store: Store, saved: Manifest) -> None:
+    rot(store.root / "chunks" / saved.content[:2] / saved.content)
+    assert store.note_damage(saved.id) == 1
+
+
+def test_note_of_a_chunk_that_was_put_back_from_a_backup_is_dropped(
+    store: Store, saved: Manifest
+) -> None:
+    path = chunk_files(store)[0]
+    whole = path.read_bytes()
+    rot(path)
+    assert store.note_damage(saved.id) == 1
+    path.write_bytes(whole)
+    store.collect()
+    assert list((store.root / "damaged").iterdir()) == []
+
+
+def test_whole_chunks_are_not_noted(store: Store, saved: Manifest) -> None:
+    assert store.note_damage(saved.id) == 0
+    assert not (store.root / "damaged").exists()
+
+
 def test_one_bad_chunk_spoils_only_its_checkpoints(store: Store, folder: Path) -> None:
     good = save(store, {"a": noise(70_000, 1)}, folder / "in")
     known = set(chunk_files(store))

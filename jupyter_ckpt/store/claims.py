@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..faults import point
+from . import damage
 from .chunks import ChunkReader
 from .layout import Layout
 from .locks import EXCLUSIVE, SHARED, LockFile
@@ -92,6 +93,7 @@ class Claims:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._descriptor = os.open(folder / "claims", flags, 0o600)
         self._found = self._reader.is_true if prove else self._reader.is_whole
+        self._damaged = damage.noted(layout)
 
     def missing(self, wanted: Sequence[tuple[bytes, int]]) -> set[bytes]:
         """Claim `wanted` (digest, length in bytes); return those the store lacks.
@@ -103,7 +105,8 @@ class Claims:
             while claims:
                 claims = claims[os.write(self._descriptor, claims):]
             point("store.claimed")
-            return {digest for digest, size in wanted if not self._found(digest, size)}
+            return {digest for digest, size in wanted
+                    if digest in self._damaged or not self._found(digest, size)}
 
     def close(self) -> None:
         self._reader.close()

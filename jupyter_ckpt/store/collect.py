@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 
 from ..errors import CheckpointNotFound, IntegrityError, StoreUnusable
 from ..faults import point
-from . import tree
+from . import damage, tree
 from .chunks import ChunkReader
 from .claims import read_claims, remove_dead
 from .disk import explaining
@@ -63,6 +63,7 @@ class Collection:
             for fan in sorted(os.listdir(self._layout.chunks)):
                 if len(fan) == 2 and set(fan) <= _HEX:
                     self._sweep(fan)
+            damage.review(self._layout)
             point("gc.ended")
         return {"removed_chunks": self._removed_chunks, "removed_bytes": self._removed_bytes}
 

@@ -8,6 +8,7 @@
                         description is lost does not pass for a plain one
       encryption.json   in an encrypted store: the wrapped key of its chunks
       chunks/ab/abcd..  see chunks.py
+      damaged/abcd..    notes of chunks that are to be written anew; see damage.py
       manifests/<id>.json
       tmp/<request>-x/  one folder for each running transaction: lock, claims, new chunks;
                         and one for each reader of a checkpoint: lock, claims, reads
@@ -47,6 +48,7 @@ class Layout:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.chunks = root / "chunks"
+        self.damaged = root / "damaged"
         self.manifests = root / "manifests"
         self.tmp = root / "tmp"
         self.work = root / "work"

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import CheckpointNotFound, ChunkMissing, IntegrityError, UsageError
 from ..manifest import Manifest
-from . import tree
+from . import damage, tree
 from .claims import Reading
 from .collect import Collection, age_s
 from .content import Content
@@ -273,6 +273,15 @@ class Store:
         """
         with self._unless_removed(manifest):
             Content(self._layout, manifest).prove(on_progress)
+
+    def note_damage(self, checkpoint_id: str) -> int:
+        """Let the next save that holds what is damaged in a checkpoint write it anew.
+
+        Returns how many chunks that concerns. For what `verify` found to be bad; reads all
+        of the checkpoint. Raises `CheckpointNotFound`, and `IntegrityError` for a
+        manifest that cannot be read.
+        """
+        return damage.note(self._layout, self._manifests.read(checkpoint_id))
 
     def verify(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
         """Prove the checkpoints `ids` (references like in `resolve`; None: all).

@@ -20,7 +20,7 @@ from types import TracebackType
 from ..errors import DumpFailed, UsageError
 from ..faults import point
 from ..manifest import Manifest
-from . import tree
+from . import damage, tree
 from .chunks import CHUNK_BYTES, file_name
 from .claims import Workplace, remove_dead
 from .cutting import UNIT_BYTES, Extent, units
@@ -181,9 +181,10 @@ class Transaction:
                     present.add(name[:2])
                 os.rename(written, name, src_dir_fd=place, dst_dir_fd=chunks)
                 point("store.chunk-named")
-            self._harvest.written.clear()
             # Before the manifest: it must never name a chunk that a crash takes away.
             sync_filesystem(chunks)
+            damage.forget(self._layout, self._harvest.written)
+            self._harvest.written.clear()
             point("store.chunks-named")
         finally:
             os.close(place)
