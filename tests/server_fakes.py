@@ -3,7 +3,8 @@
 Kernels are ordinary processes, a checkpoint holds only the notebook, and a
 restore starts a fresh kernel on the connection it was given. Files in a
 kernel's runtime folder steer it: ``running.json`` (what runs), ``fail.json``
-(the error that the next act meets), ``hold`` (a save waits while it exists),
+(the error that the next act meets), ``hold`` (a save, and a restore in place whose
+old kernel is gone, wait while it exists),
 ``move`` (a restore comes back on other ports).
 """
 
@@ -103,6 +104,15 @@ def _kill(record: Record) -> None:
             time.sleep(0.01)
 
 
+def _wait_while_held(folder: Path, look: Callable[[], object] = lambda: None) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        look()
+        if not (folder / "hold").exists() or time.monotonic() > deadline:
+            return
+        time.sleep(0.02)
+
+
 def _fail_if_told(folder: Path) -> None:
     told = folder / "fail.json"
     if told.exists():
@@ -117,13 +127,7 @@ def save(loc: Any, record: Record, *, name: str | None = None, note: str | None 
     folder = record_folder(loc.runtime_dir, record.kernel_id)
     record = read_record(folder)
     job = Job(request_id or uuid.uuid4().hex, "checkpoint", "dumping", "freezing", 1, 4)
-    deadline = time.monotonic() + 120
-    while True:
-        if on_progress:
-            on_progress(job)
-        if not (folder / "hold").exists() or time.monotonic() > deadline:
-            break
-        time.sleep(0.02)
+    _wait_while_held(folder, lambda: on_progress(job) if on_progress else None)
     _fail_if_told(folder)
     with Store.open(loc.store_dir).transaction(job.id) as tx:
         manifest = Manifest(
@@ -157,6 +161,7 @@ def restore(loc: Any, manifest: Manifest, *, kernel_id: str, in_place: bool,
         error = told
     if in_place:
         _kill(read_record(folder))
+        _wait_while_held(folder)
     elif (loc.runtime_dir / "fail.json").exists():
         _fail_if_told(loc.runtime_dir)
     if connection is None or (folder / "move").exists():

@@ -49,17 +49,23 @@ def record_shown(kernel_manager: Any, kernel_id: str) -> Record | None:
 
 
 async def await_launch(kernel_manager: Any, kernel_id: str) -> None:
-    """Wait for a kernel that is just being started (again), as after a crash.
+    """Wait for a kernel that is just being started (again), as after a crash, or ended.
 
     Returns when it has its record, is none of ours, or `LAUNCH_DEADLINE_S` have passed.
+    Raises `KernelNotFound` when it was ended.
     """
     deadline = time.monotonic() + LAUNCH_DEADLINE_S
     while time.monotonic() < deadline and kernel_id in kernel_manager:
-        provisioner = kernel_manager.get_kernel(kernel_id).provisioner
+        manager = kernel_manager.get_kernel(kernel_id)
+        provisioner = manager.provisioner
         ours = provisioner is None or isinstance(provisioner, CheckpointProvisioner)
-        if not ours or getattr(provisioner, "record", None) is not None:
+        lives = getattr(provisioner, "record", None) is not None and not manager.shutting_down
+        if not ours or lives:
             return
         await asyncio.sleep(POLL_S)
+    if kernel_id not in kernel_manager:
+        raise KernelNotFound(f"Kernel {kernel_id} was shut down just now.",
+                             "Restore again: it comes back with its notebook.")
 
 
 async def session_of_kernel(session_manager: Any, kernel_id: str) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from ..provisioner import CheckpointProvisioner
 from ..record import Record
 from .adoption import tell_state
 from .connection import connect_to, connection_of, ports_of
+from .gate import Gate
 from .reconnection import Reconnection
 
 
@@ -30,6 +31,7 @@ class KernelSwap:
                 f"Kernel {kernel_id} was not started by jupyter_ckpt and cannot be exchanged.",
                 "Restart the kernel and try again, or restore as a new notebook.")
         self._provisioner = provisioner
+        self._gate = Gate(self._manager)
         self._reconnection: Reconnection | None = None
 
     @property
@@ -42,7 +44,10 @@ class KernelSwap:
         return str(self._manager.connection_file)
 
     def begin(self) -> None:
-        """Keep the restarter away: the end of the old process is no crash."""
+        """Keep the restarter away, for the end of the old process is no crash; also whoever
+        wants to end or restart the kernel, until `finish`.
+        """
+        self._gate.close()
         self._manager.shutting_down = True
         self._manager.stop_restarter()
         self._reconnection = Reconnection(self._all, self._kernel_id)
@@ -76,6 +81,7 @@ class KernelSwap:
             self._manager.start_restarter()
             if self._reconnection is not None:
                 self._reconnection.close()
+            self._gate.open()
 
     async def _show(self, record: Record, running: dict[str, Any] | None) -> None:
         old_ports = list(self._manager.ports)
