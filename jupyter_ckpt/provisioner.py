@@ -24,7 +24,13 @@ from .record import Record
 from .server import backend
 from .server.adoption import tell_state
 from .server.attached import AttachedProcess, kill_tree
-from .server.connection import connection_of, exchange_ports, give_ports
+from .server.connection import (
+    connection_of,
+    exchange_ports,
+    give_ports,
+    move_to_new_ports,
+    ports_of,
+)
 from .server.revival import Revival, Start
 
 PROVISIONER_NAME = "ckpt-provisioner"
@@ -215,6 +221,39 @@ class CheckpointProvisioner(LocalProvisioner):
             self.log.warning("Kernels start without checkpoints: %s", reason)
 
     # -- life -------------------------------------------------------------------
+    async def poll(self) -> int | None:
+        """Tell whether the kernel lives (None), whoever has exchanged its process."""
+        status = await super().poll()
+        manager: Any = self.parent
+        # Who ends it, or exchanges it here, knows better what lives.
+        if status is None or self.record is None or manager.shutting_down:
+            return status
+        return None if await self._is_exchanged(manager) else status
+
+    async def _is_exchanged(self, manager: Any) -> bool:
+        """Tell whether the kernel was restored without this server, or just is; show it then."""
+        place = backend.current()
+        shown = self.record
+        try:
+            present = await place.run(place.record, str(self.kernel_id))
+        except CheckpointError:
+            return False
+        if shown is None or shown is not self.record or manager.shutting_down:
+            return shown is not None  # it was shown, or is being ended, in the meantime
+        if not present.is_alive():
+            return present.recover is not None  # an agent brings it to life
+        if present.kernel == shown.kernel:
+            return False
+        moved = ports_of(present) != list(manager.ports)
+        self._connect(manager, present)
+        self.show(present)
+        self.log.warning("Kernel %s was restored without this server: it is process %d now.",
+                         self.kernel_id, self.pid)
+        if moved:
+            move_to_new_ports(manager)
+        await self._tell_whether_busy(manager, present)
+        return True
+
     async def send_signal(self, signum: int) -> None:
         """Signal the kernel process (an interrupt is SIGINT); nothing once it is dead."""
         if self.record is None:

@@ -56,6 +56,23 @@ def connect_to(manager: Any, record: Record) -> None:
     manager._connection_file_written = True
 
 
+def move_to_new_ports(manager: Any) -> None:
+    """Connect everything of a server anew to the ports that `manager` was pointed at.
+
+    Only their reconnection heals the sockets of browsers: they are told of a restart.
+    """
+    manager._close_control_socket()
+    manager._connect_control_socket()
+    everyone = manager.parent
+    if hasattr(everyone, "stop_watching_activity"):  # a server's, not that of a batch run
+        everyone.stop_watching_activity(manager.kernel_id)
+        state = manager.execution_state
+        everyone.start_watching_activity(manager.kernel_id)
+        manager.execution_state = state
+    if manager._restarter is not None:
+        manager._restarter._fire_callbacks("restart")
+
+
 def connection_of(manager: Any) -> dict[str, Any]:
     """Return the ports and the key of a kernel manager as a connection file holds them."""
     info = manager.get_connection_info(session=False)

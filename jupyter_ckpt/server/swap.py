@@ -12,7 +12,7 @@ from ..errors import NotOurKernel
 from ..provisioner import CheckpointProvisioner
 from ..record import Record
 from .adoption import tell_state
-from .connection import connect_to, connection_of, ports_of
+from .connection import connect_to, connection_of, move_to_new_ports, ports_of
 from .gate import Gate
 from .reconnection import Reconnection
 
@@ -93,15 +93,4 @@ class KernelSwap:
             self._provisioner.show(record)
         await tell_state(self._manager, running)
         if list(self._manager.ports) != old_ports:
-            self._move_to_new_ports()
-
-    def _move_to_new_ports(self) -> None:
-        """Connect everything anew; only the browser's reconnection heals its sockets."""
-        self._manager._close_control_socket()
-        self._manager._connect_control_socket()
-        self._all.stop_watching_activity(self._kernel_id)
-        state = self._manager.execution_state
-        self._all.start_watching_activity(self._kernel_id)
-        self._manager.execution_state = state
-        if self._manager._restarter is not None:
-            self._manager._restarter._fire_callbacks("restart")
+            move_to_new_ports(self._manager)
