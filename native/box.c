@@ -404,6 +404,16 @@ static int enter_main(int argc, char **argv)
 	return wait_helping(pid);
 }
 
+/* Puts an empty folder of the box's own over one that it has in common with all. */
+static int cover_main(int argc, char **argv)
+{
+	if (argc != 2)
+		errno = 0, die("cover needs the pid of a box and a folder");
+	join_box(argv[0], 0);
+	mount_or_die("tmpfs", argv[1], "tmpfs", MS_NOSUID | MS_NODEV, "mode=0700");
+	return 0;
+}
+
 /* Without a pid namespace a restore needs the very same pids to be free. Pids
  * are given out in order, so let some go by to leave room between kernels. */
 static void let_pids_pass(long count)
@@ -585,11 +595,13 @@ int main(int argc, char **argv)
 		return init_main(argc - 2, argv + 2);
 	if (!strcmp(verb, "enter"))
 		return enter_main(argc - 2, argv + 2);
+	if (!strcmp(verb, "cover"))
+		return cover_main(argc - 2, argv + 2);
 	if (!strcmp(verb, "watch"))
 		return watch_main(argc - 2, argv + 2);
 	if (!strcmp(verb, "detach"))
 		return detach_main(argc - 2, argv + 2);
 	if (!strcmp(verb, "root"))
 		return root_main(argc - 2, argv + 2);
-	errno = 0, die("usage: ckpt-box init|enter|watch|detach|root ...");
+	errno = 0, die("usage: ckpt-box init|enter|cover|watch|detach|root ...");
 }

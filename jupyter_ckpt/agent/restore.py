@@ -34,6 +34,7 @@ from .preparing import Preparation, Prepared
 from .recordfile import RecordFile
 from .reservation import Reservation
 from .savedfiles import present_states
+from .socketnames import make_room
 from .tools import Tools
 
 log = logging.getLogger(__name__)
@@ -108,6 +109,8 @@ class Restore:
             if box.init is not None:
                 refill_shared_memory(box.path("/dev/shm"), prepared.folder)
             self._edit(prepared, moves)
+            prepared.warnings += make_room(prepared.images, box, self._private(prepared),
+                                           self.folder.name[:8])
             point("restore.edited")
             work = prepared.folder / "criu"
             work.mkdir()
@@ -216,6 +219,11 @@ class Restore:
                         alias=details["inner_runtime"] if mode == "caps" else None,
                         pid_floor=details["highest_pid"] + RESTORE_HEADROOM,
                         empty_deadline_s=_empty_deadline_s(prepared))
+
+    def _private(self, prepared: Prepared) -> list[str]:
+        """Return the folders in which the session meets nobody else."""
+        own = [str(prepared.details["inner_runtime"]), str(self.folder)]
+        return own if prepared.details["mode"] == "caps" else [*own, "/dev/shm"]
 
     def _edit(self, prepared: Prepared, moves: dict[int, int]) -> None:
         images, details = prepared.images, prepared.details

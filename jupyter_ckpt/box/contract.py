@@ -73,6 +73,14 @@ class Box(ABC):
         """Return the path by which the host reaches a path of the box."""
 
     @abstractmethod
+    def cover(self, folder: str) -> bool:
+        """Give the tree an empty folder of its own in the place of `folder`.
+
+        To be called before there is a tree. False where this box has no such places,
+        or it could not be done.
+        """
+
+    @abstractmethod
     def stop(self, kernel: ProcessId | None = None) -> None:
         """End every process of the box and wait until all are gone.
 

@@ -77,6 +77,13 @@ class NamespaceBox(Box):
     def path(self, inside: str) -> Path:
         return Path(f"/proc/{self._init.pid}/root{inside}")
 
+    def cover(self, folder: str) -> bool:
+        try:
+            run_box_binary([str(self.binary), "cover", str(self._init.pid), folder])
+        except LaunchFailed:
+            return False
+        return True
+
     def stop(self, kernel: ProcessId | None = None) -> None:
         # The end of PID 1 takes every process of its namespace along, but only
         # their disappearance frees ports and files.

@@ -88,6 +88,9 @@ class OpenBox(Box):
     def path(self, inside: str) -> Path:
         return Path(inside)
 
+    def cover(self, folder: str) -> bool:
+        return False  # it sees the host's folders
+
     def stop(self, kernel: ProcessId | None = None) -> None:
         # Gathered before the first kill: orphans would leave the tree.
         kill_and_wait(identities(self.root) or identities(kernel))
