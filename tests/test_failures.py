@@ -161,6 +161,21 @@ def test_save_refused_by_hook_leaves_no_checkpoint(
     assert_kernel_goes_on(session[1])
 
 
+def test_restore_over_a_state_that_cannot_be_saved_says_how_to_give_it_up(
+    shell: Shell, session: tuple[str, Talker]
+) -> None:
+    saved = shell.ckpt("save", session[0])
+    session[1].run("ip = get_ipython()\n@ip.on_checkpoint\ndef never():\n"
+                   "    raise ip.CheckpointRefused('the table is half written')")
+    code, error = shell.refused("restore", saved["id"])
+    assert (code, error["id"]) == (6, "restore-refused")
+    assert "half written" in error["message"]
+    assert f"jupyter ckpt stop {session[0]}" in error["hint"]
+    assert_kernel_goes_on(session[1])
+    shell.ckpt("stop", session[0])
+    shell.ckpt("restore", saved["id"])
+
+
 def test_name_that_exists_is_refused_before_anything_is_dumped(
     shell: Shell, session: tuple[str, Talker]
 ) -> None:

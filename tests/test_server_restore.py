@@ -268,6 +268,18 @@ def test_restore_without_kernel_brings_a_deleted_notebook_back(
     assert "".join(document["cells"][0]["source"]) == "x = 1"
 
 
+def test_restore_over_a_living_kernel_brings_its_deleted_notebook_back(
+    fake_home: Home, start: StartServer
+) -> None:
+    server, kernel_id, _ = started(fake_home, start)
+    saved = server.save(kernel_id)["result"]
+    (fake_home.notebooks / "a.ipynb").unlink()
+    answer = restore(server, saved["id"], "in-place")
+    assert (answer["kernel_id"], answer["notebook"]) == (kernel_id, "a.ipynb")
+    assert "put back" in answer["warnings"][0]
+    assert (fake_home.notebooks / "a.ipynb").exists()
+
+
 def test_restore_that_fails_leaves_a_working_kernel_and_tells_why(
     fake_home: Home, start: StartServer
 ) -> None:

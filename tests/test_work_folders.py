@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from jupyter_ckpt.agent.tools import (
     remove_abandoned,
     remove_work,
 )
+from jupyter_ckpt.box.namespaces import NamespaceBox
+from jupyter_ckpt.errors import KernelNotFound
 from jupyter_ckpt.procfs import ProcessId
 from jupyter_ckpt.store import Store
 
@@ -117,3 +120,14 @@ def test_folders_of_older_versions_go_by_their_names(agent: Tools, tmp_path: Pat
     remove_abandoned(top)
     assert {path.name for path in top.iterdir()} == {
         name for name in names if "dead" not in name}
+
+
+def test_box_that_has_ended_is_not_said_to_lie_elsewhere(tmp_path: Path) -> None:
+    """It sees no folder at all; that the store lies elsewhere would be a false trail."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        init = ProcessId.of(process.pid)
+        assert init is not None
+        process.kill()
+    box = NamespaceBox(Path("ckpt-box"), tmp_path, "root", init)
+    with pytest.raises(KernelNotFound, match="ended"):
+        Tools(tmp_path, tmp_path, tmp_path).criu(box, "root", tmp_path)

@@ -10,7 +10,16 @@ from typing import Any
 
 from ..box.contract import identities
 from ..box.hangup import reset_on_end
-from ..errors import AgentUnreachable, CheckpointError, KernelNotFound, RestoreFailed, UsageError
+from ..errors import (
+    AgentUnreachable,
+    CannotBeSaved,
+    CheckpointError,
+    CheckpointRefused,
+    KernelNotFound,
+    RestoreFailed,
+    RestoreRefused,
+    UsageError,
+)
 from ..faults import point
 from ..manifest import Manifest, new_id
 from ..offers import dismiss
@@ -139,12 +148,24 @@ class Replacement:
         return Restore(self._tools, self._agent.record_file, request or self._request, self._job)
 
     def _save(self, old: Kernel, store: Store, wanted: Manifest) -> Manifest:
-        """Save the kernel that is to be replaced by `wanted`, and read that back."""
+        """Save the kernel that is to be replaced by `wanted`, and read that back.
+
+        Raises `RestoreRefused` where its state is such that it cannot be saved.
+        """
         note = SAFETY_NOTE.format(wanted.name or wanted.id)
         request = {"trigger": "api", "note": note, "purpose": "before-restore"}
         # Not an id of this request: asked again, it saves a later state.
-        safety = read_back(store, old, self._job, lambda: Save(
-            self._tools, old, request, self._job, new_id()).run())
+        try:
+            safety = read_back(store, old, self._job, lambda: Save(
+                self._tools, old, request, self._job, new_id()).run())
+        except (CannotBeSaved, CheckpointRefused) as error:
+            raise RestoreRefused(
+                "Nothing was restored: the session as it is now is saved before it is replaced, "
+                f"and that is not possible. {error.message}",
+                " ".join(filter(None, [
+                    error.hint, "Or give its present state up: shut the kernel down "
+                    f"('jupyter ckpt stop {old.record.kernel_id}'), then restore again."])),
+                error.log) from error
         point("restore.saved")
         return safety
 

@@ -19,7 +19,13 @@ from typing import Any
 from ..box import Box
 from ..engine.criu import Criu
 from ..engine.criu_find import CriuBinary, find_criu
-from ..errors import CriuMissing, ModeUnavailable, StoreUnusable, UsageError
+from ..errors import (
+    CriuMissing,
+    KernelNotFound,
+    ModeUnavailable,
+    StoreUnusable,
+    UsageError,
+)
 from ..lasting import lasting_path
 from ..native_build import NativeMissing, native_path
 from ..privileges import decide_mode
@@ -91,9 +97,13 @@ class Tools:
     def criu(self, box: Box, mode: str, work: Path) -> Criu:
         """Return a CRIU for one act on `box` with its files in `work`.
 
-        Raises `CriuMissing`, and `StoreUnusable` where the box does not see `work`.
+        Raises `CriuMissing`, `StoreUnusable` where the box does not see `work`, and
+        `KernelNotFound` where it has ended.
         """
         if not _is_visible(box, work):
+            if box.init is not None and not box.init.is_alive():
+                raise KernelNotFound("The kernel has ended.",
+                                     "Restore its last checkpoint: 'jupyter ckpt list' shows it.")
             raise StoreUnusable(
                 f"The session does not see the store {self.store_dir}: it lies on a file system "
                 "mounted after the session began, or on one that every session has of its own.",

@@ -174,7 +174,14 @@ class RestoreService:
                 self._log.exception("Kernel %s could not be shown again as it was.", kernel_id)
             raise
         running = await self._end_swap(swap, kernel_id)
-        return self._answer(result, session, running)
+        return self._answer(result, session, running, await self._put_back(manifest, session))
+
+    async def _put_back(self, manifest: Manifest, session: dict[str, Any] | None) -> list[str]:
+        """Put the notebook of a session back if it is gone and the checkpoint is one of it."""
+        file = self._file_of(session)
+        if session is None or file is None or (manifest.notebook or {}).get("path") != file:
+            return []
+        return await self._saved.put_back(manifest, session["path"])
 
     async def _end_swap(self, swap: KernelSwap, kernel_id: str) -> dict[str, Any] | None:
         """Show whatever lives now and have it watched again; return what runs in it.
@@ -214,8 +221,7 @@ class RestoreService:
             manifest, act, kernel_id=kernel_id, in_place=alive, files=request.files,
             wait_s=request.wait_s, notebook=str(file) if file else None)
         told = await self._saved.put_back(manifest, path) if path else []
-        answer = await self._open(result, kernel_id, path)
-        return {**answer, "warnings": [*told, *answer["warnings"]]}
+        return await self._open(result, kernel_id, path, told)
 
     async def _refuse_foreign(self, kernel_id: str) -> bool:
         """Tell whether the kernel lives without a server; refuse one of another server."""
@@ -249,11 +255,10 @@ class RestoreService:
                 manifest, act, kernel_id=kernel_id, in_place=False, files=request.files,
                 wait_s=request.wait_s,
                 notebook=str(file) if file else None)
-            answer = await self._open(result, kernel_id, copy)
+            return await self._open(result, kernel_id, copy, told)
         except BaseException:
             await self._documents.remove(copy)
             raise
-        return {**answer, "warnings": [*told, *answer["warnings"]]}
 
     # -- common -----------------------------------------------------------------
     async def _run_restore(self, manifest: Manifest, act: Act, **arguments: Any) -> dict[str, Any]:
@@ -266,7 +271,7 @@ class RestoreService:
             self._backend.restore, manifest, on_progress=on_progress, **arguments)
 
     async def _open(
-        self, result: dict[str, Any], kernel_id: str, path: str | None
+        self, result: dict[str, Any], kernel_id: str, path: str | None, told: list[str]
     ) -> dict[str, Any]:
         """Show a restored kernel in Jupyter, with a session when it has a notebook."""
         record, running = await self._living(kernel_id)
@@ -275,7 +280,7 @@ class RestoreService:
                                 "Its log is kept with the checkpoint.")
         session = await open_kernel(
             self._kernels, self._sessions, record, path, running, self._backend)
-        return self._answer(result, session, running)
+        return self._answer(result, session, running, told)
 
     async def _living(
         self, kernel_id: str, ask: bool = True
@@ -300,13 +305,15 @@ class RestoreService:
         result: dict[str, Any],
         session: dict[str, Any] | None,
         running: dict[str, Any] | None,
+        told: list[str],
     ) -> dict[str, Any]:
+        """Return what is answered; what was `told` about the notebook comes first."""
         return {
             "kernel_id": result["kernel_id"],
             "connection_file": result["connection_file"],
             "notebook": session["path"] if session else None,
             "session": session,
-            "warnings": list(result.get("warnings", ())),
+            "warnings": [*told, *result.get("warnings", ())],
             "running": (running or {}).get("running"),
         }
 
