@@ -70,7 +70,8 @@ class Layout:
                 self.root.parent.mkdir(parents=True, exist_ok=True)
                 self.root.mkdir(mode=0o700, exist_ok=True)
             self.check_root()
-            self._check_begun_here()
+            if not os.path.lexists(self.key):
+                self._check_begun_here()
             for name in _FOLDERS:
                 if not os.path.lexists(self.root / name):
                     (self.root / name).mkdir(mode=0o700, exist_ok=True)
