@@ -9,7 +9,15 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 
-from .errors import AmbiguousId, KernelNotFound, MalformedId, NotOurKernel, RecordCorrupt, quoted
+from .errors import (
+    AmbiguousId,
+    KernelNotFound,
+    MalformedId,
+    NotOurKernel,
+    RecordCorrupt,
+    UsageError,
+    quoted,
+)
 from .locations import Locations
 from .protocol import is_kernel_id
 from .record import Record, scan_records
@@ -33,8 +41,8 @@ def find_among(locations: Locations, records: list[Record], damaged: dict[str, R
     `text` is a kernel id or its beginning, a notebook path, or a connection
     file; None means the only one there is. Raises `MalformedId`,
     `KernelNotFound`, `AmbiguousId` (several fit), `NotOurKernel` (a kernel
-    without an agent), or `RecordCorrupt` when it names a kernel whose record
-    cannot be read.
+    without an agent), `RecordCorrupt` when it names a kernel whose record
+    cannot be read, or `UsageError` as `paths_meant` does.
     """
     if text is None:
         if not records and damaged:
@@ -91,10 +99,25 @@ def _paths(locations: Locations, text: str) -> set[str]:
     A bare name of a connection file also stands for the one in Jupyter's
     runtime folder, as for Jupyter's own programs.
     """
-    found = {os.path.realpath(text)}
+    found = paths_meant(text)
     if os.path.basename(text) == text and _CONNECTION_FILE.fullmatch(text):
         found |= _spellings(str(locations.connection_dir / text))
     return found
+
+
+def paths_meant(text: str) -> set[str]:
+    """Return the file that `text` is the path of; none where only an id can be meant.
+
+    Raises `UsageError` for a relative path in a working folder that was removed.
+    """
+    try:
+        return {os.path.realpath(text)}
+    except FileNotFoundError:  # by os.getcwd(): the file itself need not exist
+        if is_kernel_id(text) or _CONNECTION_FILE.fullmatch(text):
+            return set()
+        raise UsageError(f"The present folder is gone, so {quoted(text)} is the path of nothing.",
+                         "Go to another folder ('cd'), or give a path that begins with '/'."
+                         ) from None
 
 
 def _spellings(path: str) -> set[str]:

@@ -57,13 +57,14 @@ def _of_kernel(call: Call, manifests: list[Manifest], text: str) -> list[Manifes
 
     Raises `KernelNotFound` when neither a checkpoint nor a living kernel
     answers to it, `RecordCorrupt` when no checkpoint does and the kernel's
-    record cannot be read, and `AmbiguousId` when it fits several kernels and is
-    not the notebook of a checkpoint.
+    record cannot be read, `AmbiguousId` when it fits several kernels and is
+    not the notebook of a checkpoint, and `UsageError` for a relative path in a
+    folder that was removed.
     """
-    from ..kernel_lookup import SHORTEST_PREFIX, checked_kernel_reference
+    from ..kernel_lookup import SHORTEST_PREFIX, checked_kernel_reference, paths_meant
 
     checked_kernel_reference(text)
-    notebooks = {os.path.realpath(text)}
+    notebooks = paths_meant(text)
     file_name = _CONNECTION_FILE.fullmatch(os.path.basename(text))
     prefix = file_name.group(1) if file_name else text
     problem: CheckpointError | None = None

@@ -18,6 +18,7 @@ from .. import __version__
 from ..errors import CheckpointError, UsageError
 from .call import MEANINGS, Call, Kernels
 from .output import Screen
+from .places import present_folder
 
 SECTIONS: dict[str, dict[str, str]] = {
     "Sessions": {
@@ -124,12 +125,23 @@ def main(args: Sequence[str] | None = None, *, kernels: Kernels | None = None) -
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if os.environ.get("JUPYTER_CKPT_DEBUG") == "1":
-            raise
-        message = f"Something unexpected went wrong: {type(error).__name__}: {error}"
-        screen.fail_with({"code": 1, "id": "unexpected", "message": " ".join(message.split()),
-                          "hint": "Run it again with JUPYTER_CKPT_DEBUG=1 to see the traceback."})
-        return 1
+        return _report_unexpected(screen, error)
+
+
+def _report_unexpected(screen: Screen, error: Exception) -> int:
+    """Report what nobody thought of; return the exit code. Raises it when debugging."""
+    if (isinstance(error, FileNotFoundError) and error.filename is None  # no file: the folder
+            and present_folder() is None):
+        screen.fail(UsageError(
+            "The present folder is gone, and a relative path means nothing without it.",
+            "Go to another folder ('cd'), or give paths that begin with '/'."))
+        return UsageError.exit_code
+    if os.environ.get("JUPYTER_CKPT_DEBUG") == "1":
+        raise error
+    message = f"Something unexpected went wrong: {type(error).__name__}: {error}"
+    screen.fail_with({"code": 1, "id": "unexpected", "message": " ".join(message.split()),
+                      "hint": "Run it again with JUPYTER_CKPT_DEBUG=1 to see the traceback."})
+    return 1
 
 
 def _report_click(screen: Screen, error: click.ClickException) -> int:

@@ -15,12 +15,20 @@ def spelled(manifest: Manifest) -> str:
     return shlex.quote(manifest.name or manifest.id[:8])
 
 
+def present_folder() -> str | None:
+    """Return the working folder, None when it was removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
+
+
 def shown_path(path: str | None) -> str:
     """Return `path` as short as it stays clear: relative below here, else with ``~``."""
     if not path:
         return ""
-    here, home = os.getcwd(), os.path.expanduser("~")
-    if path.startswith(here.rstrip("/") + "/"):
+    here, home = present_folder(), os.path.expanduser("~")
+    if here is not None and path.startswith(here.rstrip("/") + "/"):
         return os.path.relpath(path, here)
     if home != "/" and path.startswith(home.rstrip("/") + "/"):
         return "~" + path[len(home.rstrip("/")):]

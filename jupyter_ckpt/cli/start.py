@@ -16,6 +16,7 @@ from ..errors import LaunchFailed, NotFound, UsageError
 from ..kernel_ports import kernel_ports
 from .call import Call, verb
 from .interrupts import still_goes_on
+from .places import present_folder
 from .units import talk_to
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ def start(call: Call, kernel_name: str | None, notebook: Path | None) -> None:
     It works in the present folder and runs until `jupyter ckpt stop`. Prints
     the kernel id and the connection file.
     """
+    folder = present_folder()
+    if folder is None:
+        raise UsageError("The present folder is gone, and a kernel would work in it.",
+                         "Go to a folder that exists ('cd'), and start it there.")
     if notebook is not None and not notebook.is_file():
         raise UsageError(f"There is no notebook {str(notebook)!r}.",
                          "Give the path of an existing .ipynb file.")
@@ -44,13 +49,13 @@ def start(call: Call, kernel_name: str | None, notebook: Path | None) -> None:
         raise UsageError("The name given with --kernel is empty.", "Name one, or leave it out.")
     name = kernel_name or _named_in(notebook) or _DEFAULT_KERNEL
     with call.screen.progress("Starting the kernel"):
-        record = _launch(call, name, notebook)
+        record = _launch(call, name, notebook, folder)
     if call.screen.as_json:
         call.screen.document({"kernel_id": record.kernel_id,
                               "connection_file": record.connection_file})
         return
     call.screen.line(f"{record.kernel_id}  {record.connection_file}")
-    call.screen.done(f"Kernel {name} runs in {os.getcwd()}.")
+    call.screen.done(f"Kernel {name} runs in {folder}.")
     call.screen.next_step("Talk to it", talk_to(record.connection_file))
     call.screen.next_step("Save it", f"jupyter ckpt save {record.kernel_id[:8]}")
 
@@ -68,10 +73,11 @@ def _named_in(notebook: Path | None) -> str | None:
     return str(name) if name else None
 
 
-def _launch(call: Call, name: str, notebook: Path | None) -> Record:
-    """Start kernelspec `name`; its connection file is removed unless it starts.
+def _launch(call: Call, name: str, notebook: Path | None, work: str) -> Record:
+    """Start kernelspec `name` in the folder `work`.
 
-    Raises `NotFound` for an unknown kernelspec, and `LaunchFailed`.
+    Its connection file is removed unless it starts. Raises `NotFound` for an unknown
+    kernelspec, and `LaunchFailed`.
     """
     from jupyter_client.connect import write_connection_file
 
@@ -89,7 +95,7 @@ def _launch(call: Call, name: str, notebook: Path | None) -> Record:
         spec = manager.kernel_spec
         return call.kernels.launch(
             call.locations, kernel_id=kernel_id, kernel_name=name,
-            cmd=manager.format_kernel_cmd(), env=_environment(spec, document), cwd=os.getcwd(),
+            cmd=manager.format_kernel_cmd(), env=_environment(spec, document), cwd=work,
             connection_file=path, language=str(spec.language or ""), notebook=document,
             request_id=request_id)
     except OSError as error:
