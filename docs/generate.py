@@ -181,8 +181,10 @@ message (what failed, on what) and mostly a hint (what to do next).
 """
 
 _OTHER_CODES = """\
-Two exit codes have no class: 130 after an interrupt (Ctrl-C), and 1 for a mistake
-in jupyter_ckpt itself.
+Three exit codes have no class: 130 after an interrupt (Ctrl-C); 74 where everything was done,
+but standard output could not be written, as on a full disk: standard error then says so, also
+with `--json`, and names what was made; and 1 for a mistake in jupyter_ckpt itself, or where
+whoever read the output has left.
 """
 
 

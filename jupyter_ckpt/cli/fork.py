@@ -39,6 +39,7 @@ def fork(call: Call, kernel: str, copies: int, no_server: bool) -> None:
             found = _headless(call, record, copies, on_progress)
     made = [{"kernel_id": copy["kernel_id"], "connection_file": copy["connection_file"]}
             for copy in found]
+    call.screen.did = f"Copies were made as {', '.join(str(copy['kernel_id']) for copy in made)}"
     if call.screen.as_json:
         call.screen.document(made)
         return

@@ -7,7 +7,6 @@ help and usage errors come at once.
 from __future__ import annotations
 
 import importlib
-import io
 import os
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from ..errors import CheckpointError, UsageError
 from .call import MEANINGS, Call, Kernels
 from .output import Screen
 from .places import present_folder
+from .streams import lost_output, take_streams
 
 SECTIONS: dict[str, dict[str, str]] = {
     "Sessions": {
@@ -58,7 +58,8 @@ _EPILOG = f"""\
 
 \b
 Exit codes: 0 done, 2 usage, 3 not found, 4 not possible here, 5 saving
-failed, 6 restore refused or failed, 7 integrity, 130 interrupted.
+failed, 6 restore refused or failed, 7 integrity, 74 done, but the output could
+not be written, 130 interrupted.
 """
 
 
@@ -102,12 +103,20 @@ def main(args: Sequence[str] | None = None, *, kernels: Kernels | None = None) -
     `kernels` replaces `jupyter_ckpt.kernels`; tests use it.
     """
     words = list(sys.argv[1:] if args is None else args)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # File names need not be text: what cannot be printed is shown as an escape.
-            stream.reconfigure(errors="backslashreplace")
+    take_streams()
     # A guess until the options are read, for mistakes found while reading them.
     screen = Screen(as_json="--json" in words)
+    try:
+        code = _answer(words, screen, kernels)
+        return screen.end(code, lost_output())
+    except BrokenPipeError:
+        # Whoever read the output has left; keep Python from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _answer(words: list[str], screen: Screen, kernels: Kernels | None) -> int:
+    """Run one verb and report how it failed; return the exit code. Raises `BrokenPipeError`."""
     try:
         result = cli.main(words, prog_name="jupyter ckpt", standalone_mode=False,
                           obj=Call(screen, kernels))
@@ -121,9 +130,7 @@ def main(args: Sequence[str] | None = None, *, kernels: Kernels | None = None) -
         screen.fail_with({"code": 130, "id": "interrupted", "message": "Interrupted.", "hint": ""})
         return 130
     except BrokenPipeError:
-        # Whoever read the output has left; keep Python from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        raise
     except Exception as error:
         return _report_unexpected(screen, error)
 

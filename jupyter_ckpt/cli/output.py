@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _PIPE_WIDTH = 240
 """Columns of a table that goes into a pipe: wide enough to cut nothing off."""
 
+OUTPUT_LOST = 74
+"""What is exited with when only the answer could not be written (EX_IOERR of sysexits.h)."""
+
 _STATES = {
     "queued": "Waiting for its turn",
     "launching": "Starting the kernel",
@@ -46,6 +49,9 @@ class Screen:
 
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
+        self.did = ""
+        """What stays done even if nobody hears of it: a clause with the id."""
+        self._error: dict[str, Any] | None = None
 
     def _console(self, stream: Any) -> Console:
         from rich.console import Console
@@ -107,9 +113,28 @@ class Screen:
 
     def fail_with(self, error: dict[str, Any]) -> None:
         """Report an error in the shape of `CheckpointError.to_dict`."""
+        self._error = error
         if self.as_json:
             self.document({"error": error})
-            return
+        else:
+            self._print_error(error)
+
+    def end(self, code: int, lost: OSError | None) -> int:
+        """Report on standard error that the output was `lost`, if it was.
+
+        Return the exit code: `code`, or `OUTPUT_LOST` instead of 0.
+        """
+        if lost is None:
+            return code
+        if code and self._error is not None:
+            if self.as_json:
+                self._print_error(self._error)
+            return code
+        what = f"{self.did}, but the output" if self.did else "The output"
+        self._print_error({"message": f"{what} could not be written: {lost.strerror}."})
+        return code or OUTPUT_LOST
+
+    def _print_error(self, error: dict[str, Any]) -> None:
         from rich.text import Text
 
         console = self._console(sys.stderr)

@@ -179,6 +179,7 @@ def _answer(call: Call, manifest: Manifest, found: dict[str, Any]) -> None:
     warnings = [str(text) for text in found.get("warnings") or ()]
     result: dict[str, Any] = {name: found.get(name) for name in names}
     result["warnings"] = warnings
+    call.screen.did = f"Checkpoint {manifest.id} was restored as kernel {result['kernel_id']}"
     if call.screen.as_json:
         call.screen.document(result)
         return

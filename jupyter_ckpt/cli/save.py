@@ -50,6 +50,7 @@ def save(call: Call, kernel: str | None, name: str | None, note: str | None, pin
     except KeyboardInterrupt:
         _withdraw(call, record, request_id)
         raise
+    call.screen.did = f"Checkpoint {manifest.id} was saved"
     if call.screen.as_json:
         call.screen.document(manifest.to_dict())
         return

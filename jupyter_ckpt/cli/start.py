@@ -50,6 +50,7 @@ def start(call: Call, kernel_name: str | None, notebook: Path | None) -> None:
     name = kernel_name or _named_in(notebook) or _DEFAULT_KERNEL
     with call.screen.progress("Starting the kernel"):
         record = _launch(call, name, notebook, folder)
+    call.screen.did = f"Kernel {record.kernel_id} was started"
     if call.screen.as_json:
         call.screen.document({"kernel_id": record.kernel_id,
                               "connection_file": record.connection_file})
