@@ -23,7 +23,7 @@ import click
 import yaml
 
 from jupyter_ckpt import errors, native_build
-from jupyter_ckpt.cli.main import SECTIONS, cli
+from jupyter_ckpt.cli.commands import SECTIONS, cli
 from jupyter_ckpt.cli.ps import STATES
 from jupyter_ckpt.engine.unsupported import ALL_MODES, UNSUPPORTED
 from jupyter_ckpt.errors import CheckpointError, error_classes

@@ -14,16 +14,17 @@ In a kernel that was started by jupyter_ckpt::
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
-
+TYPE_CHECKING = False  # typing itself would take half of the time to start
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeVar
+
     from .errors import CheckpointRefused
+
+    F = TypeVar("F", bound=Callable[[], Any])
 
 __version__ = "0.1.0"
 __all__ = ["CheckpointRefused", "__version__", "checkpoint", "on_checkpoint", "on_restore"]
-
-F = TypeVar("F", bound=Callable[[], Any])
 
 
 def checkpoint(name: str | None = None, note: str | None = None, pin: bool = False) -> Any:

@@ -12,7 +12,7 @@ import pytest
 
 from jupyter_ckpt import errors
 from jupyter_ckpt.agent import host, saved
-from jupyter_ckpt.cli.main import SECTIONS, cli
+from jupyter_ckpt.cli.commands import SECTIONS, cli
 from jupyter_ckpt.cli.ps import STATES
 from jupyter_ckpt.errors import error_classes
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 from fake_kernels import KERNEL_ID, Shell, a_manifest, stored
 
+import jupyter_ckpt
 from jupyter_ckpt import kernels
 from jupyter_ckpt.agent.jobs import JobTable
 from jupyter_ckpt.client import AgentClient
@@ -128,3 +133,37 @@ def test_request_is_taken_back_only_before_it_begins(
     assert kernels.take_back(locations, "kernel", "restores", "request-1") is True
     assert kernels.take_back(locations, "kernel", "restores", "request-2") is False
     release.set()
+
+
+@pytest.mark.parametrize("program", [
+    [sys.executable, "-m", "jupyter_ckpt.cli.main"],
+    [str(Path(sys.executable).parent / "jupyter-ckpt")],
+])
+def test_interrupt_while_modules_are_loaded_exits_130(program: list[str], tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*program, *words], capture_output=True, text=True, timeout=60,
+                              env=environment)
+
+    ran = run("list")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "error: Interrupted.\n")
+    ran = run("list", "--json")
+    assert (ran.returncode, ran.stderr) == (130, "")
+    assert json.loads(ran.stdout)["error"]["code"] == 130
+
+
+def test_entry_loads_nothing_that_an_interrupt_could_hit() -> None:
+    loaded = subprocess.run(
+        [sys.executable, "-S", "-c", "import sys; before = set(sys.modules)\n"
+         f"sys.path.append({str(Path(jupyter_ckpt.__file__).parent.parent)!r})\n"
+         "import jupyter_ckpt.cli.main; print(*sorted(set(sys.modules) - before))"],
+        capture_output=True, text=True, check=True, timeout=60).stdout.split()
+    assert loaded == ["__future__", "jupyter_ckpt", "jupyter_ckpt.cli", "jupyter_ckpt.cli.main"]
+
+
+def test_interrupt_writes_no_empty_line(shell: Shell) -> None:
+    shell.kernels.add()
+    assert "" not in shell.run("save").err.splitlines()

@@ -16,7 +16,7 @@ import pytest
 from checkpointable import need_checkpoints
 
 from jupyter_ckpt import native_build
-from jupyter_ckpt.cli.main import cli
+from jupyter_ckpt.cli.commands import cli
 from jupyter_ckpt.errors import CheckpointError
 from jupyter_ckpt.inkernel import magic
 
