@@ -15,9 +15,11 @@ from typing import Any
 from . import native_build
 from .engine.criu_find import CRIU_VARIABLE, CriuBinary, find_criu
 from .engine.selftest import SelfTest, selftest
-from .errors import CheckpointError
+from .errors import CheckpointError, StoreUnusable
 from .privileges import MODES, Mode, decide_mode, hint_for, why_not
 from .setup_criu import require_linux
+from .store import Store
+from .store.layout import Layout
 
 Problem = dict[str, str]
 
@@ -40,9 +42,9 @@ LIMITS: dict[str, list[str]] = {
 def doctor(configured: str | None = None, store: Path | None = None) -> dict[str, Any]:
     """Examine this system; the answer of ``jupyter ckpt doctor --json``.
 
-    `configured` is the configuration's criu, `store` a folder that was chosen for
-    checkpoints. ``process`` is True only after a
-    real dump and restore; then ``mode`` is the one in which kernels will run.
+    `configured` is the configuration's criu, `store` the folder for checkpoints,
+    None to leave it aside. ``process`` is True only after a real dump and restore,
+    whatever the problems; then ``mode`` is the one in which kernels will run.
     """
     problems: list[Problem] = []
     criu = _examine_system(configured, store, problems)
@@ -79,7 +81,8 @@ def _examine_system(
         problems.append({"id": "native-missing", "message": message,
                          "hint": "Run `jupyter ckpt setup`."})
     _check_shared_memory(problems)
-    _check_folders(problems, store)
+    _check_folders(problems)
+    _check_store(problems, store)
     try:
         return find_criu(configured)
     except CheckpointError as error:
@@ -94,22 +97,48 @@ def _check_shared_memory(problems: list[Problem]) -> None:
             "hint": "Mount a tmpfs on /dev/shm (in a container: --shm-size)."})
 
 
-def _check_folders(problems: list[Problem], store: Path | None) -> None:
-    """Note a Jupyter data or runtime folder, or a store, in which nothing can be written."""
+def _check_folders(problems: list[Problem]) -> None:
+    """Note a Jupyter data or runtime folder in which nothing can be written."""
     from jupyter_core.paths import jupyter_data_dir, jupyter_runtime_dir
 
-    folders = [("Jupyter's folder", jupyter_data_dir(), "set JUPYTER_DATA_DIR to"),
-               ("Jupyter's folder", jupyter_runtime_dir(), "set JUPYTER_RUNTIME_DIR to")]
-    if store is not None:
-        folders.append(("The checkpoint store", str(store), "let CheckpointApp.store_dir name"))
-    for kind, name, advice in folders:
-        folder = Path(name).absolute()
-        present = next(path for path in (folder, *folder.parents) if path.exists())
-        if not present.is_dir() or not os.access(present, os.W_OK | os.X_OK):
-            problems.append({
-                "id": "folder-unusable",
-                "message": f"{kind} {name} cannot be written.",
-                "hint": f"Correct its permissions, or {advice} a folder of yours."})
+    for name, advice in ((jupyter_data_dir(), "set JUPYTER_DATA_DIR to"),
+                         (jupyter_runtime_dir(), "set JUPYTER_RUNTIME_DIR to")):
+        _check_writable("Jupyter's folder", Path(name), advice, problems)
+
+
+def _check_writable(kind: str, folder: Path, advice: str, problems: list[Problem]) -> None:
+    folder = folder.absolute()
+    present = next(path for path in (folder, *folder.parents) if path.exists())
+    if not present.is_dir() or not os.access(present, os.W_OK | os.X_OK):
+        problems.append({
+            "id": "folder-unusable",
+            "message": f"{kind} {folder} cannot be written.",
+            "hint": f"Correct its permissions, or {advice} a folder of yours."})
+
+
+def _check_store(problems: list[Problem], store: Path | None) -> None:
+    """Note why the next save could not use its store; makes none where there is none."""
+    from jupyter_core.paths import jupyter_data_dir
+
+    if store is None:
+        return
+    root = store.absolute()
+    if not os.path.lexists(root):
+        if not root.is_relative_to(Path(jupyter_data_dir()).absolute()):  # else it was told of
+            _check_writable("The checkpoint store", root, "let CheckpointApp.store_dir name",
+                            problems)
+        return
+    try:
+        layout = Layout(root)
+        layout.check_root()
+        if os.path.lexists(layout.chunks):  # else a folder that the first save makes a store
+            Store.open(root).check_writing()
+    except CheckpointError as error:
+        problems.append(_problem(error))
+    except OSError as error:
+        problems.append(_problem(StoreUnusable(
+            f"The checkpoint store {root} cannot be looked at: {error.strerror}.",
+            "Check that its file system is there, or choose another folder with --store.")))
 
 
 def _examine_mode(criu: CriuBinary | None, problems: list[Problem]) -> Mode:

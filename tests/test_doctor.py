@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,12 @@ from jupyter_harness import wait_until
 from ordinary_user import OrdinaryUser, ordinary_user
 
 from jupyter_ckpt import native_build
+from jupyter_ckpt.cli.main import main
 from jupyter_ckpt.doctor import LIMITS, doctor
 from jupyter_ckpt.engine.unsupported import UNSUPPORTED
 from jupyter_ckpt.privileges import MODES
 from jupyter_ckpt.procfs import descendants
+from jupyter_ckpt.store import Store
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 REPORT = "import json; from jupyter_ckpt.doctor import doctor; print(json.dumps(doctor()))"
@@ -205,3 +208,68 @@ def test_doctor_command_explains_problems_to_people(tmp_path: Path) -> None:
         check=True, timeout=100, env={**os.environ, "JUPYTER_CKPT_CRIU": str(tmp_path / "no")})
     assert "Saving whole sessions: no" in done.stdout
     assert "Problem: There is no criu at" in done.stdout
+
+
+def open_to_others(store: Path) -> None:
+    store.chmod(0o755)
+
+
+def without_key(store: Path) -> None:
+    Store.open(store).encrypt(store.parent / "key", make_key=True)
+    (store.parent / "key").unlink()
+
+
+def without_signing_key(store: Path) -> None:
+    (store / "manifests" / "0123456789abcdef.json").touch()
+    (store / "key").unlink()
+
+
+def replaced_by_a_file(store: Path) -> None:
+    shutil.rmtree(store)
+    store.touch()
+
+
+@pytest.mark.parametrize(("harm", "problem_id", "hint"), [
+    (open_to_others, "store-unusable", "chmod"),
+    (without_key, "encryption-key", "JUPYTER_CKPT_KEY_FILE"),
+    (without_signing_key, "store-unusable", "backup"),
+    (replaced_by_a_file, "store-unusable", "--store"),
+])
+@pytest.mark.parametrize("chosen", [True, False])
+def test_doctor_store_that_cannot_be_used_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    harm: Callable[[Path], None], problem_id: str, hint: str, chosen: bool,
+) -> None:
+    for name in ("DATA", "RUNTIME", "CONFIG"):
+        monkeypatch.setenv(f"JUPYTER_{name}_DIR", str(tmp_path / name.lower()))
+    store = tmp_path / "store" if chosen else tmp_path / "data" / "ckpt"
+    Store.open(store)
+    words = ["--store", str(store)] if chosen else []
+    assert main(["doctor", "--json", *words]) == 0
+    assert json.loads(capsys.readouterr().out)["problems"] == []
+    harm(store)
+    assert main(["doctor", "--json", *words]) == 0
+    (problem,) = json.loads(capsys.readouterr().out)["problems"]
+    assert set(problem) == {"id", "message", "hint"}
+    assert problem["id"] == problem_id
+    assert str(tmp_path) in problem["message"]
+    assert hint in problem["hint"]
+    main(["doctor", *words])
+    said = capsys.readouterr().out
+    assert "yes" not in said.splitlines()[0]
+    assert "no, because of what stands below" in said.splitlines()[0]
+    assert f"Problem: {problem['message']}" in said
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_doctor_makes_no_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], there: bool
+) -> None:
+    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "config"))
+    store = tmp_path / "store"
+    if there:
+        store.mkdir(mode=0o700)
+    main(["doctor", "--json", "--store", str(store)])
+    assert json.loads(capsys.readouterr().out)["problems"] == []
+    assert list(tmp_path.rglob("store/*")) == []
+    assert store.exists() == there

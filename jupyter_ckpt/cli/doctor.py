@@ -16,7 +16,7 @@ def doctor(call: Call) -> None:
     """
     from ..doctor import doctor as examine
 
-    found = examine(call.configuration.criu, call.store_dir or call.configuration.store)
+    found = examine(call.configuration.criu, call.locations.store_dir)
     if call.screen.as_json:
         call.screen.document(found)
     else:
@@ -26,6 +26,8 @@ def doctor(call: Call) -> None:
 def _print(screen: Screen, found: dict[str, Any]) -> None:
     criu, host, passed = found["criu"], found["host"], found["selftest"]
     verdict = f"yes, in {found['mode']} mode" if found["process"] else "no"
+    if found["process"] and found["problems"]:
+        verdict = f"no, because of what stands below; {found['mode']} mode works"
     screen.line(f"Saving whole sessions: {verdict}")
     screen.line(f"CRIU: {criu['version']} ({criu['path']})" if criu else "CRIU: none")
     if passed:
