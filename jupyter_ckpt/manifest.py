@@ -87,13 +87,21 @@ def checked_name(name: str) -> str:
     """
     name = name.strip()
     if not name or len(name) > MAX_NAME_CHARS:
-        raise UsageError(f"A checkpoint name has 1 to {MAX_NAME_CHARS} characters.")
+        raise UsageError(
+            f"A checkpoint name has 1 to {MAX_NAME_CHARS} characters, not {len(name)}.",
+            "Choose a shorter one; a note can be longer." if name else "Give one, or none at all.")
     if is_id_prefix(name):
         raise UsageError(f"The name {quoted(name)} could be mistaken for a checkpoint id.",
                          "Choose a name with a letter after f, a space or a dash.")
-    if name.startswith("-") or "/" in name or not name.isprintable():
-        raise UsageError(f"The name {quoted(name)} starts with '-' or holds '/' or control "
-                         "characters.")
+    if name.startswith("-"):
+        raise UsageError(f"The name {quoted(name)} starts with '-'.",
+                         "It would look like an option: begin it with a letter.")
+    if "/" in name:
+        raise UsageError(f"The name {quoted(name)} holds '/'.",
+                         "It would look like a path: use a dash or a space instead.")
+    if not name.isprintable():
+        raise UsageError(f"The name {quoted(name)} holds what cannot be printed.",
+                         "Leave out line breaks, tabs and other control characters.")
     return name
 
 

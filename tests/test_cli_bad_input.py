@@ -94,6 +94,40 @@ def test_a_name_that_cannot_be_one(shell: Shell, name) -> None:
     assert shell.store.resolve(manifest.id).name is None
 
 
+@pytest.mark.parametrize(("name", "reason", "other"), [
+    ("-x", "starts with '-'", "'/'"), ("a/b", "holds '/'", "starts"),
+    ("a\nb", "cannot be printed", "'/'"), ("", "1 to 100 characters", "starts"),
+])
+def test_a_name_is_refused_for_the_reason_that_applies(shell: Shell, name, reason, other) -> None:
+    shell.kernels.add()
+    error = shell.run("save", f"--name={name}", "--json").error
+    assert reason in error["message"]
+    assert other not in error["message"]
+    assert error["hint"].endswith(".")
+
+
+@pytest.mark.parametrize(("args", "option"), [
+    (["--keep-hourly", "-1"], "--keep-hourly"), (["--keep-daily", "1001"], "--keep-daily"),
+    (["--keep", "0"], "--keep"), (["--cells", "0"], "--cells"),
+])
+def test_a_schedule_is_refused_by_the_name_of_the_option(shell: Shell, args, option) -> None:
+    shell.kernels.add()
+    error = shell.run("schedule", KERNEL_ID, *args, "--json").error
+    assert option in error["message"]
+    assert "keep_" not in error["message"] + error["hint"]
+
+
+@pytest.mark.parametrize("limit", ["-5G", "-1", "-5.5MB", "-.5G"])
+def test_a_negative_quota_is_no_option(shell: Shell, limit) -> None:
+    stored(shell.store, a_manifest())
+    ran = shell.run("quota", limit, "--json")
+    check(ran, 2, "usage")
+    assert ran.error["message"] == f"{limit!r} is not an amount of bytes."
+    assert "500M" in ran.error["hint"]
+    assert shell.run("quota", "--jsom").code == 2
+    assert shell.store.quota_bytes() is None
+
+
 def test_a_name_that_exists(shell: Shell) -> None:
     stored(shell.store, a_manifest(name="first"))
     second = stored(shell.store, a_manifest())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 
 from ..sizes import OFF, parse_size
@@ -20,6 +22,8 @@ def quota(call: Call, limit: str | None) -> None:
     that has a name, is pinned or was made by hand, and never the last good one
     of a notebook. Set alone it removes nothing: the next save does.
     """
+    if limit is not None and re.match(r"-(?!\.?\d)", limit):
+        raise click.NoSuchOption(limit, ctx=click.get_current_context())
     store = call.store
     if limit is not None:
         store.set_quota(None if limit.strip().lower() == OFF else parse_size(limit))
@@ -30,3 +34,7 @@ def quota(call: Call, limit: str | None) -> None:
         call.screen.line(f"No quota. The store holds {size(used)}.")
     else:
         call.screen.line(f"The store holds {size(used)} of at most {size(found)}.")
+
+
+# So that a mistake like -5G is told of as a size.
+quota.context_settings["ignore_unknown_options"] = True

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ..plan import read_changes, sentence
+from ..plan import MAX_CELLS, MAX_KEEP, read_changes, sentence
 from .call import Call, verb
 from .units import age, span
 
@@ -15,13 +15,14 @@ from .units import age, span
 @click.argument("kernel")
 @click.option("--every", metavar="SPAN",
               help="Save this often: 30s, 10m, 2h. An idle session is not saved again.")
-@click.option("--cells", type=int, metavar="N", help="Save after every N cells.")
-@click.option("--keep", type=int, metavar="N",
+@click.option("--cells", type=click.IntRange(1, MAX_CELLS), metavar="N",
+              help="Save after every N cells.")
+@click.option("--keep", type=click.IntRange(1, MAX_KEEP), metavar="N",
               help="How many automatic checkpoints stay (5, unless said otherwise); older ones "
                    "are removed, but never one that has a name, is pinned or was made by hand.")
-@click.option("--keep-hourly", type=int, metavar="N",
+@click.option("--keep-hourly", type=click.IntRange(0, MAX_KEEP), metavar="N",
               help="Keep besides the newest of each of the last N hours that have one.")
-@click.option("--keep-daily", type=int, metavar="N",
+@click.option("--keep-daily", type=click.IntRange(0, MAX_KEEP), metavar="N",
               help="Keep besides the newest of each of the last N days that have one.")
 @click.option("--off", is_flag=True, help="No automatic checkpoints any more.")
 def schedule(
