@@ -4,12 +4,17 @@ import io
 import json
 import sys
 
+import click
 import pytest
+from fake_kernels import FakeKernels, a_manifest, stored
 
 from jupyter_ckpt.cli.list import short_ids
+from jupyter_ckpt.cli.main import main
 from jupyter_ckpt.cli.output import Screen
 from jupyter_ckpt.errors import CriuMissing
+from jupyter_ckpt.locations import Locations
 from jupyter_ckpt.protocol import Job
+from jupyter_ckpt.store import Store
 
 
 class Terminal(io.StringIO):
@@ -92,3 +97,40 @@ def test_short_ids_grow_until_they_differ() -> None:
     ids = ["aaaaaaaa0000", "aaaaaaaa1000", "bbbbbbbb0000"]
     assert short_ids(ids) == {ids[0]: "aaaaaaaa0", ids[1]: "aaaaaaaa1", ids[2]: "bbbbbbbb0"}
     assert short_ids([]) == {}
+
+
+def listed(monkeypatch, columns: int, *words: str) -> list[str]:
+    """Return the lines that ``jupyter ckpt`` draws on a terminal so wide, without colours."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert main(list(words), kernels=FakeKernels()) == 0
+    return click.unstyle(stream.getvalue()).splitlines()
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_long_names_are_shortened_where_the_terminal_is_narrow(
+    tmp_path, monkeypatch, capsys, columns
+) -> None:
+    for name in ("DATA", "RUNTIME", "CONFIG"):
+        monkeypatch.setenv(f"JUPYTER_{name}_DIR", str(tmp_path / name.lower()))
+    store = Store.open(Locations.default().store_dir)
+    long = stored(store, a_manifest(name="n" * 100, pause_s=200.0, notebook={
+        "path": "/data/" + "deep/" * 20 + "my  job.ipynb", "sha256": ""}))
+    short = stored(store, a_manifest(name="short", note="why\nit " + "was made " * 50 + "so"))
+    lines = listed(monkeypatch, columns, "list")
+    assert max(map(len, lines)) <= max(columns, 80)
+    text = "\n".join(lines)
+    assert long.id[:8] in text and short.id[:8] in text and "short" in text
+    assert "nnn…" in text and "3 min 20 s" in text
+    assert len(lines) == 3
+    monkeypatch.undo()
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
+    assert main(["list"], kernels=FakeKernels()) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (len(lines), lines) == (3, [line.rstrip() for line in lines])
+    for checkpoint in (long, short):
+        assert any(line.startswith(checkpoint.id[:8]) for line in lines)
+    text = "\n".join(lines)
+    assert "n" * 100 in text and "deep/my  job.ipynb" in text and "made so" in text

@@ -17,7 +17,7 @@ from ..errors import (
     RecordCorrupt,
 )
 from .call import Call, verb
-from .output import plain_table
+from .output import plain_table, short_text
 from .places import shown_path
 from .units import age, size, span
 
@@ -108,13 +108,13 @@ def _print(call: Call, manifests: list[Manifest]) -> None:
     short = short_ids([manifest.id for manifest in call.store.manifests()])
     table = plain_table("ID", "NAME", "SAVED", "NOTEBOOK", ">MEMORY", ">STORED", ">PAUSE", "NOTE")
     for m in manifests:
-        name = Text(m.name or "", "bold")
+        name = short_text(m.name or "", "bold")
         if m.pinned:
             name.append(" (pinned)" if m.name else "(pinned)", "dim")
         where = shown_path(m.notebook["path"]) if m.notebook else f"kernel {_kernel_id(m)[:8]}"
-        table.add_row(Text(short[m.id], "cyan"), name, age(m.created_at), Text(where),
+        table.add_row(Text(short[m.id], "cyan"), name, age(m.created_at), short_text(where),
                       size(m.memory_bytes), size(m.stored_bytes), span(m.pause_s),
-                      Text(m.note or ""))
+                      short_text(m.note or ""))
     call.screen.table(table)
 
 

@@ -10,6 +10,7 @@ standard error only a progress bar, when it is a terminal.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -25,9 +26,16 @@ from .units import size
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-_PIPE_WIDTH = 240
-"""Columns of a table that goes into a pipe: wide enough to cut nothing off."""
+_PIPE_WIDTH = 20_000
+"""Columns of a table that goes into a pipe: the longest name, path and note have room."""
+
+_LEAST_WIDTH = 80
+"""Columns of a table on a terminal that has fewer and wraps it: ids and numbers stay whole."""
+
+_SHORTENED = ("NAME", "NOTEBOOK", "NOTE", "PROCESS")
+"""The columns that give way where a terminal is narrow; their cells are `short_text`."""
 
 OUTPUT_LOST = 74
 """What is exited with when only the answer could not be written (EX_IOERR of sysexits.h)."""
@@ -74,8 +82,13 @@ class Screen:
         """Print a table on standard output."""
         from rich.console import Console
 
-        width = None if sys.stdout.isatty() else _PIPE_WIDTH
-        Console(width=width, highlight=False).print(table)
+        if sys.stdout.isatty():
+            Console(width=max(Console().width, _LEAST_WIDTH), highlight=False).print(table)
+            return
+        drawn = io.StringIO()
+        Console(file=drawn, width=_PIPE_WIDTH, highlight=False).print(table)
+        for line in drawn.getvalue().splitlines():
+            self.line(line.rstrip())
 
     def say(self, text: str, style: str = "") -> None:
         """Print one line of talk on standard error; silent with ``--json``.
@@ -180,12 +193,22 @@ def _ignore(job: Job) -> None:
 
 
 def plain_table(*headings: str) -> Table:
-    """Return an empty table in this command's look; ``'>NAME'`` aligns right."""
+    """Return an empty table in this command's look; ``'>NAME'`` aligns right.
+
+    To `_SHORTENED` give cells of `short_text`: others are wrapped there.
+    """
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for heading in headings:
         right = heading.startswith(">")
         table.add_column(heading.lstrip(">"), justify="right" if right else "left",
-                         overflow="fold" if heading == "NOTE" else "ellipsis", no_wrap=True)
+                         no_wrap=heading not in _SHORTENED)
     return table
+
+
+def short_text(text: str, style: str = "") -> Text:
+    """Return the cell of a table: one line, with an ellipsis where there is no room for it."""
+    from rich.text import Text
+
+    return Text(" ".join(text.splitlines()), style, no_wrap=True, overflow="ellipsis")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..record import all_records
 from .call import Call, verb
-from .output import plain_table
+from .output import plain_table, short_text
 from .places import shown_path
 from .units import age, size, span
 
@@ -70,8 +70,9 @@ def _print(call: Call, kernels: list[dict[str, Any]]) -> None:
     for kernel in kernels:
         state = str(kernel.get("state") or "")
         table.add_row(
-            Text(str(kernel["kernel_id"])[:8], "cyan"), Text(str(kernel.get("name") or "")),
-            Text(shown_path(kernel.get("notebook"))), str(kernel.get("pid") or ""),
+            Text(str(kernel["kernel_id"])[:8], "cyan"),
+            short_text(str(kernel.get("name") or "")),
+            short_text(shown_path(kernel.get("notebook"))), str(kernel.get("pid") or ""),
             Text(state, _STATE_STYLES.get(state, "yellow")), size(kernel.get("memory_bytes") or 0),
             Text(str(kernel.get("mode") or "")), _last(kernel.get("last_checkpoint")))
     call.screen.table(table)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .call import Call, verb
-from .output import plain_table
+from .output import plain_table, short_text
 from .places import shown_path, spelled
 from .units import age, size, span
 
@@ -65,10 +65,8 @@ def _summary(m: Manifest) -> list[tuple[str, str]]:
 
 
 def _print_processes(call: Call, processes: list[dict[str, Any]]) -> None:
-    from rich.text import Text
-
     table = plain_table(">PID", ">PARENT", "PROCESS", ">MEMORY")
     for process in processes:
         table.add_row(str(process.get("pid", "")), str(process.get("ppid", "")),
-                      Text(str(process.get("name", ""))), size(process.get("rss_bytes") or 0))
+                      short_text(str(process.get("name", ""))), size(process.get("rss_bytes") or 0))
     call.screen.table(table)
