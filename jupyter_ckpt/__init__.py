@@ -32,7 +32,7 @@ def checkpoint(name: str | None = None, note: str | None = None, pin: bool = Fal
 
     After a restore it returns a second time, with ``restored`` true. Raises
     `NotOurKernel` outside of a kernel with an agent, `CheckpointRefused` when a
-    hook refuses.
+    hook refuses, `TypeError` for arguments of other types.
     """
     return _of_this_kernel("checkpoint")(name, note, pin)
 

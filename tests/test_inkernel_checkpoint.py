@@ -310,3 +310,18 @@ def test_late_message_about_another_checkpoint_keeps_the_silence(
     kernel.op("resume", request_id="request-2")
     kernel.op("finished", request_id=agent.request_id(), result=manifest(), error=None)
     assert "saved" in text_of(kernel.finish(cell))
+
+
+@pytest.mark.parametrize(("argument", "sentence"), [
+    ("name=5", "name is a text or None, not int"),
+    ("note=['a']", "note is a text or None, not list"),
+    ("b'x'", "name is a text or None, not bytes"), ("pin='no'", "pin is True or False, not str"),
+    ("pin=None", "pin is True or False, not NoneType"),
+])
+def test_argument_of_another_type_is_refused_before_the_agent_is_asked(
+    kernel: InjectedKernel, agent: FakeAgent, argument: str, sentence: str
+) -> None:
+    text = kernel.run(f"try: get_ipython().checkpoint({argument})\n"
+                      "except TypeError as error: print(error)")
+    assert text.strip() == f"{sentence}."
+    assert agent.asked == []

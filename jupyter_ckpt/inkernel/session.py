@@ -58,15 +58,17 @@ class Session:
                    pin: bool = False) -> Checkpoint:
         """Save this session and return the checkpoint; in a restored process, return again.
 
-        Raises `CheckpointFailed`, or `CheckpointRefused` when a hook refused.
+        Raises `CheckpointFailed`, or `CheckpointRefused` when a hook refused, and
+        `TypeError` for arguments of other types.
         """
+        _check_types(name, note, pin)
         if os.getpid() != self._pid:
             raise CheckpointFailed("A child process cannot make a checkpoint.",
                                    "Call it in the kernel itself.", "usage")
         if inside_hook():
             raise CheckpointFailed("A hook cannot make a checkpoint.", "", "usage")
         waiter = Waiter(uuid.uuid4().hex, {
-            "name": name, "note": note, "pin": bool(pin), "trigger": "magic"})
+            "name": name, "note": note, "pin": pin, "trigger": "magic"})
         on_main = threading.current_thread() is threading.main_thread()
         with self._lock:
             self._waiters[waiter.request_id] = waiter
@@ -225,6 +227,14 @@ class Session:
         self._ticks += 1
         if self._ticks >= LIFT_AFTER_TICKS:
             self._end_silence()
+
+
+def _check_types(name: object, note: object, pin: object) -> None:
+    for what, text in (("name", name), ("note", note)):
+        if text is not None and not isinstance(text, str):
+            raise TypeError(f"{what} is a text or None, not {type(text).__name__}.")
+    if not isinstance(pin, bool):
+        raise TypeError(f"pin is True or False, not {type(pin).__name__}.")
 
 
 def _no(message_id: str, message: str) -> dict[str, Any]:
