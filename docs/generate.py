@@ -255,8 +255,9 @@ is refused with 400, and nothing is done.
 
 A job is `{id, kind, kernel_id, state, phase, progress: {done_bytes, total_bytes},
 result, error, warnings}`. `state` ends as `done` (`result` is the manifest) or
-`failed` (`error` says why). `request_id`, chosen by the caller, makes a save safe to
-repeat: the same id never saves twice and always answers the same job.
+`failed` (`error` says why). `request_id`, 8 to 64 characters of `[A-Za-z0-9_-]` that the
+caller chooses, makes a save safe to repeat: the same id never saves twice and always answers
+the same job.
 """
 
 

@@ -15,6 +15,7 @@ from jupyter_ckpt.agent import host, saved
 from jupyter_ckpt.cli.commands import SECTIONS, cli
 from jupyter_ckpt.cli.ps import STATES
 from jupyter_ckpt.errors import error_classes
+from jupyter_ckpt.protocol import checked_request_id
 
 DOCS = Path(__file__).parent.parent / "docs"
 PACKAGE = Path(__file__).parent.parent / "jupyter_ckpt"
@@ -120,3 +121,19 @@ def test_every_error_has_its_own_id_and_meaning() -> None:
     for cls in error_classes().values():
         assert cls.__doc__, cls
         assert "message_id" in vars(cls), cls
+
+
+@pytest.mark.parametrize(("text", "is_one"), [
+    ("a" * 8, True), ("aB9_-" * 12, True), ("a" * 64, True),
+    ("a" * 7, False), ("a" * 65, False), ("a.b.c.d.e", False), ("ä" * 8, False),
+])
+def test_request_ids_are_what_the_page_says(generate: ModuleType, text: str, is_one: bool) -> None:
+    said = re.search(r"`request_id`, (\d+) to (\d+) characters of `(\S+)`", generate.rest_page())
+    assert said is not None
+    least, most, characters = said.groups()
+    assert bool(re.fullmatch(f"{characters}{{{least},{most}}}", text)) is is_one
+    if is_one:
+        assert checked_request_id(text) == text
+    else:
+        with pytest.raises(errors.ProtocolError):
+            checked_request_id(text)
