@@ -1,4 +1,4 @@
-"""Amounts of bytes and shares of memory, as people write them."""
+"""Amounts of bytes and shares of memory, as people write and read them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from .errors import UsageError
 
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,3})?) *(?:([kmgt])(i)?b?|b)?", re.ASCII | re.IGNORECASE)
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,3})?) *%", re.ASCII)
+_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
 _SIZE_HINT = "Write it like 500M, 20G or 1.5T (powers of 1000), or 20GiB (powers of 1024)."
 OFF = "off"
@@ -27,6 +28,16 @@ def parse_size(text: object) -> int:
     if size_bytes < 1:
         raise UsageError(f"{text!r} is no room at all.", _SIZE_HINT)
     return size_bytes
+
+
+def size(size_bytes: float) -> str:
+    """Return a number of bytes with three digits at most: ``'38 MB'``."""
+    for factor, unit in _UNITS:
+        # 999_600 bytes are "1.0 MB", never "1000 kB".
+        if size_bytes >= factor * 0.9995:
+            value = size_bytes / factor
+            return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
+    return f"{size_bytes:.0f} bytes"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from jupyter_ckpt.cli.places import is_below, shown_path
-from jupyter_ckpt.cli.units import age, size, span
+from jupyter_ckpt.cli.units import age, span
+from jupyter_ckpt.sizes import size
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=timezone.utc)
 

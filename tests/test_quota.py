@@ -211,5 +211,5 @@ def test_session_saved_beyond_the_quota_is_saved_and_warned() -> None:
         assert shell.ckpt("save", kernel_id)["warnings"] == []
         shell.ckpt("quota", "1M")
         saved = shell.ckpt("save", kernel_id)
-        assert "more than its quota of 1 MB" in saved["warnings"][-1]
+        assert "more than its quota of 1.0 MB" in saved["warnings"][-1]
         assert len(shell.ckpt("list", kernel_id)) == 2

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Collection
 
 from ..manifest import Manifest
+from ..sizes import size
 from ..store import Store
 from .proofs import Proofs
 from .retention import Needed, may_go, remove
@@ -57,8 +58,8 @@ def warning(store: Store) -> str | None:
 
 
 def _sentence(used: int, quota: int) -> str:
-    return (f"The checkpoint store holds {used / 1e6:.0f} MB, more than its quota of "
-            f"{quota / 1e6:.0f} MB, and what was made automatically is not enough to remove. "
+    return (f"The checkpoint store holds {size(used)}, more than its quota of "
+            f"{size(quota)}, and what was made automatically is not enough to remove. "
             "Remove checkpoints with 'jupyter ckpt rm' and then 'jupyter ckpt gc', or change the "
             "quota with 'jupyter ckpt quota'.")
 

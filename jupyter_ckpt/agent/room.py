@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import RestoreRefused
+from ..sizes import size as shown
 
 DISK_HEADROOM_BYTES = 64 << 20
 
@@ -24,8 +25,8 @@ def check_disk(needed: Mapping[str, int]) -> None:
         free = status.f_bavail * status.f_frsize
         if size and size + DISK_HEADROOM_BYTES > free:
             raise RestoreRefused(
-                f"The restore needs {_megabytes(size + DISK_HEADROOM_BYTES)} on the disk of "
-                f"{folder}, where {_megabytes(free)} are free.",
+                f"The restore needs {shown(size + DISK_HEADROOM_BYTES)} on the disk of "
+                f"{folder}, where {shown(free)} are free.",
                 "Free space there, or remove checkpoints ('jupyter ckpt rm', then "
                 "'jupyter ckpt gc').")
 
@@ -49,12 +50,12 @@ def check_memory(needed_bytes: int, freed_bytes: int, proc: Path = Path("/proc")
         available = min(available, limit - used)
     if least_bytes > total:
         raise RestoreRefused(
-            f"The session needs {_megabytes(least_bytes)} of memory; {where} has "
-            f"{_megabytes(total)} in all.",
+            f"The session needs {shown(least_bytes)} of memory; {where} has "
+            f"{shown(total)} in all.",
             "Restore it on a larger machine, or raise the limit.")
     if needed_bytes > available + freed_bytes:
-        free = _megabytes(max(0, available + freed_bytes))
-        return [f"The session needs {_megabytes(needed_bytes)} of memory and {free} were free: "
+        free = shown(max(0, available + freed_bytes))
+        return [f"The session needs {shown(needed_bytes)} of memory and {free} were free: "
                 "it may be ended for want of it."]
     return []
 
@@ -85,7 +86,3 @@ def _limits(proc: Path, cgroups: Path) -> Iterator[tuple[int, int]]:
                 yield int((folder / limit).read_text()), int((folder / used).read_text())
             if folder == top:
                 break
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 10**9 else f"{size / 1e6:.0f} MB"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..sizes import size
 from .call import Call, verb
-from .units import size
 
 
 @verb("gc")

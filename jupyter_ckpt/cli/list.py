@@ -16,10 +16,11 @@ from ..errors import (
     NotOurKernel,
     RecordCorrupt,
 )
+from ..sizes import size
 from .call import Call, verb
 from .output import plain_table, short_text
 from .places import shown_path
-from .units import age, size, span
+from .units import age, span
 
 if TYPE_CHECKING:
     from ..manifest import Manifest

@@ -21,7 +21,7 @@ import click
 
 from ..errors import CheckpointError
 from ..protocol import Job
-from .units import size
+from ..sizes import size
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..record import all_records
+from ..sizes import size
 from .call import Call, verb
 from .output import plain_table, short_text
 from .places import shown_path
-from .units import age, size, span
+from .units import age, span
 
 if TYPE_CHECKING:  # costs the store, and with it every verb's help
     from ..offers import Offer

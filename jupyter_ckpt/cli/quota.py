@@ -6,9 +6,8 @@ import re
 
 import click
 
-from ..sizes import OFF, parse_size
+from ..sizes import OFF, parse_size, size
 from .call import Call, verb
-from .units import size
 
 
 @verb("quota")

@@ -10,9 +10,10 @@ import click
 
 from ..errors import AgentUnreachable, CheckpointError, JobNotFound, KernelNotFound
 from ..manifest import checked_name, checked_note
+from ..sizes import size
 from .call import Call, verb
 from .places import spelled
-from .units import size, span
+from .units import span
 
 if TYPE_CHECKING:
     from ..locations import Locations

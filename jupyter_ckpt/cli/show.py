@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..sizes import size
 from .call import Call, verb
 from .output import plain_table, short_text
 from .places import shown_path, spelled
-from .units import age, size, span
+from .units import age, span
 
 if TYPE_CHECKING:
     from ..manifest import Manifest

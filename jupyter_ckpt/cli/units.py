@@ -1,22 +1,11 @@
-"""Sizes, spans and ages as people read them."""
+"""Spans and ages as people read them."""
 
 from __future__ import annotations
 
 import shutil
 from datetime import datetime, timezone
 
-_SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _AGES = ((60, 1, "s"), (3600, 60, "min"), (86400, 3600, "h"), (60 * 86400, 86400, "days"))
-
-
-def size(size_bytes: float) -> str:
-    """Return a number of bytes with three digits at most: ``'38 MB'``."""
-    for factor, unit in _SIZES:
-        # 999_600 bytes are "1.0 MB", never "1000 kB".
-        if size_bytes >= factor * 0.9995:
-            value = size_bytes / factor
-            return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
-    return f"{size_bytes:.0f} bytes"
 
 
 def span(span_s: float) -> str:

@@ -306,7 +306,7 @@ class Backend:
 
     def examine(self) -> dict[str, Any]:
         """Return what works here, as ``jupyter ckpt doctor --json`` prints it."""
-        return doctor()
+        return doctor(store=self.locations.store_dir)
 
     # -- store ------------------------------------------------------------------
     def store(self) -> Store:
