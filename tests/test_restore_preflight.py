@@ -62,7 +62,7 @@ def test_memory_of_the_session_that_is_replaced_counts_as_free(
 
 
 def test_memory_beyond_the_machines_is_refused(proc: Path, cgroups: Path) -> None:
-    with pytest.raises(RestoreRefused, match="this machine has 1.5 MB in all"):
+    with pytest.raises(RestoreRefused, match=r"this machine has 1\.5 MB in all"):
         check_memory(1501 * KB, 9999 * KB, proc, cgroups)
 
 

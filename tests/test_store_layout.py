@@ -94,6 +94,14 @@ def test_open_permissions_are_refused(tmp_path: Path, mode: int) -> None:
     assert stat.S_IMODE((tmp_path / "store").stat().st_mode) == mode
 
 
+def test_folder_of_everybody_is_not_to_be_closed(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    with pytest.raises(StoreUnusable) as caught:
+        Store.open(tmp_path)
+    assert "--store" in caught.value.hint
+    assert "chmod" not in caught.value.hint
+
+
 def test_readable_key_is_refused(tmp_path: Path) -> None:
     Store.open(tmp_path / "store")
     (tmp_path / "store/key").chmod(0o640)

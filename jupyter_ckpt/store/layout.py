@@ -259,6 +259,8 @@ class Layout:
     def _check_private(self, path: Path, found: os.stat_result) -> None:
         if found.st_mode & 0o077:
             mode = "600" if stat.S_ISREG(found.st_mode) else "700"
+            # One like /tmp is everybody's, and must stay so.
+            hint = ("Choose a folder of your own with --store." if found.st_mode & stat.S_ISVTX
+                    else f"Run: chmod {mode} '{path}'")
             raise StoreUnusable(f"Other users may enter or read {path}; "
-                                "checkpoints hold all memory of a kernel.",
-                                f"Run: chmod {mode} '{path}'")
+                                "checkpoints hold all memory of a kernel.", hint)
