@@ -75,6 +75,14 @@ s.bind(("127.0.0.1", 0)); s.listen()"""),
                     's = socket.socket(socket.AF_UNIX); s.connect(outside + "/stream")'),
     "unix datagram": ("unix-datagram", ALL, """
 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.connect(outside + "/datagram")"""),
+    "unix stream not accepted": ("unix-connection", ALL, """
+s = socket.socket(socket.AF_UNIX); s.connect(outside + "/stream")"""),
+    "unix backlog with data": ("unix-backlog", ALL, """
+l = socket.socket(socket.AF_UNIX); l.bind("l"); l.listen()
+s = socket.socket(socket.AF_UNIX); s.connect("l"); s.send(b"x")"""),
+    "unix backlog of the closed": ("unix-backlog", ALL, """
+l = socket.socket(socket.AF_UNIX); l.bind("l"); l.listen()
+s = socket.socket(socket.AF_UNIX); s.connect("l"); s.close()"""),
     "inotify": ("inotify", UNPRIVILEGED,
                 'f = done(libc.inotify_init()); done(libc.inotify_add_watch(f, b".", 2))'),
     "fanotify": ("fanotify", UNPRIVILEGED, """
@@ -135,6 +143,7 @@ u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind(("127.0.0.1", 0))
 m = mmap.mmap(-1, 4096)
 l = socket.socket(socket.AF_UNIX); l.bind("l"); l.listen()
 c = socket.socket(socket.AF_UNIX); c.connect("l"); e, _ = l.accept()
+w = socket.socket(socket.AF_UNIX); w.connect("l")
 s = subprocess.Popen(["sleep", "1000"]); os.kill(s.pid, signal.SIGSTOP)
 os.mkfifo("f"); f = os.open("f", os.O_RDWR); t = os.open(".", os.O_TMPFILE | os.O_RDWR)
 r = open("/proc/self/status"); o = os.open(".", os.O_PATH)

@@ -213,6 +213,13 @@ Error (criu/net.c:1253): net: Unexpected error: -1(Operation not permitted)
     ("Error (criu/proc_parse.c:376): Can't open mapped [/x/libold.so (deleted)]: No such file",
      "A process of the session maps /x/libold.so, which was deleted or replaced since and "
      "cannot be saved in this mode."),
+    ("Error (criu/sk-unix.c:506): unix: Non-empty write queue on an in-flight socket 0x1e6cca5",
+     "A connection to a unix socket of the session waits to be accepted and cannot be saved."),
+    ("Error (criu/sk-unix.c:525): unix: Found a closed in-flight socket to 0x1e6ca52",
+     "A connection to a unix socket of the session waits to be accepted and cannot be saved."),
+    ("   100: Error (criu/sk-unix.c:2285): unix: FATAL: Peer 31899787 unresolved for 31899812",
+     "The checkpoint was made while a connection to a program outside of the session had not "
+     "been accepted: it cannot be restored."),
     ("Error (criu/something.c:6): an error nobody has seen yet",
      "CRIU failed: an error nobody has seen yet."),
 ])

@@ -79,6 +79,12 @@ _CAUSES: list[tuple[re.Pattern[str], str, str]] = [
                 r"|unsupported device (\S+)", re.I),
      "A process of the session has the device {0} open, which cannot be saved.",
      "Close what uses the device and save again."),
+    (re.compile(r"on an in-flight socket|closed in-flight socket"),
+     "A connection to a unix socket of the session waits to be accepted and cannot be saved.",
+     "Save again in a moment: it goes as soon as the program that listens accepts it."),
+    (re.compile(r"FATAL: Peer \d+ unresolved"),
+     "The checkpoint was made while a connection to a program outside of the session had not "
+     "been accepted: it cannot be restored.", "Restore another checkpoint."),
     (re.compile(r"inotify|fsnotify|irmap", re.I),
      "A process of the session watches files (inotify), which cannot be saved in this mode.",
      "Stop the watcher and save again, or use root mode (see 'jupyter ckpt doctor')."),

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from ..errors import CannotBeSaved
 from ..procfs import command_name, descendants, inner_pid, stat_fields, status_lines
+from .backlogs import unaccepted_unix
 from .held import Surroundings, descriptor_kind, mapping_kinds, mount_points
 from .unixpeers import UnixSocket, unix_sockets
 from .unsupported import UNSUPPORTED
@@ -152,8 +153,12 @@ class _Search:
                 yield self._found(kind, pid, f"mapping at 0x{address}", subject)
 
     def _outer_connections(self) -> Iterator[Finding]:
-        """Yield unix sockets whose other end is not in the tree."""
+        """Yield unix sockets whose other end is not in the tree, or not accepted."""
         known = unix_sockets() if self.unix else {}
+        for kind, inode, name in unaccepted_unix(known, self.unix):
+            if kind == "unix-backlog" or not name.endswith(self.own_sockets):
+                pid, number = self.unix[inode]
+                yield self._found(kind, pid, f"descriptor {number}", name or "a program")
         for inode, (pid, number) in self.unix.items():
             this = known.get(inode)
             if this is None or not this.peer or this.peer in self.unix:

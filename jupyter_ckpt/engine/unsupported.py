@@ -45,6 +45,10 @@ UNSUPPORTED: dict[str, Unsupported] = {
     "unix-datagram": Unsupported(
         "is connected to {0} outside of the session through a unix datagram socket",
         "Close it (for logging: remove the SysLogHandler)."),
+    "unix-backlog": Unsupported(
+        "has not accepted a connection to its unix socket {0}, which holds data or is closed "
+        "already",
+        "Accept that connection, or end process {pid} ({process})."),
     "inotify": Unsupported(
         "watches files with inotify", "Stop the watcher, or use root mode.", UNPRIVILEGED),
     "fanotify": Unsupported(
