@@ -83,6 +83,11 @@ s = socket.socket(socket.AF_UNIX); s.connect("l"); s.send(b"x")"""),
     "unix backlog of the closed": ("unix-backlog", ALL, """
 l = socket.socket(socket.AF_UNIX); l.bind("l"); l.listen()
 s = socket.socket(socket.AF_UNIX); s.connect("l"); s.close()"""),
+    "tcp backlog": ("tcp-backlog", ALL, """
+l = socket.create_server(("127.0.0.1", 0)); s = socket.create_connection(l.getsockname())"""),
+    "tcp backlog of the closed": ("tcp-backlog", ALL, """
+l = socket.create_server(("::1", 0), family=socket.AF_INET6)
+s = socket.create_connection(l.getsockname()[:2]); s.close()"""),
     "inotify": ("inotify", UNPRIVILEGED,
                 'f = done(libc.inotify_init()); done(libc.inotify_add_watch(f, b".", 2))'),
     "fanotify": ("fanotify", UNPRIVILEGED, """

@@ -220,6 +220,13 @@ Error (criu/net.c:1253): net: Unexpected error: -1(Operation not permitted)
     ("   100: Error (criu/sk-unix.c:2285): unix: FATAL: Peer 31899787 unresolved for 31899812",
      "The checkpoint was made while a connection to a program outside of the session had not "
      "been accepted: it cannot be restored."),
+    ("Error (criu/sk-inet.c:185): inet: In-flight connection (l) for 1e6cfef",
+     "A connection to a port of the session waits to be accepted and cannot be saved."),
+    ("Error (criu/sk-inet.c:9): inet: an error of sockets\n"
+     "Error (criu/cr-dump.c:1545): Dump files (pid: 102) failed with -1",
+     "CRIU failed: inet: an error of sockets."),
+    ("Error (criu/cr-dump.c:1545): Dump files (pid: 102) failed with -1",
+     "CRIU failed without naming a cause."),
     ("Error (criu/something.c:6): an error nobody has seen yet",
      "CRIU failed: an error nobody has seen yet."),
 ])

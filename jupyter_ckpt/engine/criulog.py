@@ -12,9 +12,9 @@ from pathlib import Path
 MOST_CHARS = 400
 """Of a line: paths have room in it, and garbage does not fill a message."""
 _NOISE = re.compile(
-    r"RLIMIT_NOFILE|net\.c:\d+|Dumping FAILED|Restoring FAILED|Can't get link"
+    r"RLIMIT_NOFILE|\bnet\.c:\d+|Dumping FAILED|Restoring FAILED|Can't get link"
     r"|exited with|killed by signal|returned non-zero|Unable to dump|Can't dump|uns: calls"
-    r"|cr-restore\.c:\d+\): \d+ exited|cgroup"
+    r"|cr-restore\.c:\d+\): \d+ exited|cgroup|\(pid: \d+\) failed with"
 )
 
 CHANGED_SIZE = "changed its size since the checkpoint"
@@ -79,6 +79,9 @@ _CAUSES: list[tuple[re.Pattern[str], str, str]] = [
                 r"|unsupported device (\S+)", re.I),
      "A process of the session has the device {0} open, which cannot be saved.",
      "Close what uses the device and save again."),
+    (re.compile(r"In-flight connection \("),
+     "A connection to a port of the session waits to be accepted and cannot be saved.",
+     "Save again in a moment: it goes as soon as the program that listens accepts it."),
     (re.compile(r"on an in-flight socket|closed in-flight socket"),
      "A connection to a unix socket of the session waits to be accepted and cannot be saved.",
      "Save again in a moment: it goes as soon as the program that listens accepts it."),

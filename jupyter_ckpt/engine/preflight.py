@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ..errors import CannotBeSaved
 from ..procfs import command_name, descendants, inner_pid, stat_fields, status_lines
-from .backlogs import unaccepted_unix
+from .backlogs import unaccepted_tcp, unaccepted_unix
 from .held import Surroundings, descriptor_kind, mapping_kinds, mount_points
 from .unixpeers import UnixSocket, unix_sockets
 from .unsupported import UNSUPPORTED
@@ -27,6 +27,7 @@ _SCHED_DEADLINE, _POLICY_FIELD = 6, 38
 _SOCK_DGRAM = 2
 _STUCK_S, _STUCK_POLL_S = 3.0, 0.02
 _NAMED = 4
+PASSING_S, _PASSING_POLL_S = 2.0, 0.05
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,15 @@ def check_can_be_saved(
     """Raise `CannotBeSaved` naming all that stands in the way of a dump.
 
     ``root_pid`` is the tree's root as this process counts, ``own_sockets`` are
-    names of unix sockets that are closed before the freeze. Changes nothing.
+    names of unix sockets that are closed before the freeze. Changes nothing. What
+    passes by itself is waited for, up to `PASSING_S`.
     """
-    found = findings(root_pid, mode, ghost_limit_bytes, own_sockets)
-    if not found:
+    deadline = time.monotonic() + PASSING_S
+    while found := findings(root_pid, mode, ghost_limit_bytes, own_sockets):
+        if time.monotonic() >= deadline or not all(UNSUPPORTED[f.kind].passes for f in found):
+            break
+        time.sleep(_PASSING_POLL_S)
+    else:
         return
     named = "; ".join(str(each) for each in found[:_NAMED])
     more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
@@ -83,8 +89,9 @@ class _Search:
     def __init__(self, root_pid: int, ghost_limit: int, own_sockets: tuple[str, ...]) -> None:
         self.pids = descendants(root_pid)
         self.own_sockets = own_sockets
-        self.unix: dict[int, tuple[int, str]] = {}
-        """{inode: (pid, descriptor)} of the tree's unix sockets."""
+        self.root_pid = root_pid
+        self.sockets: dict[int, tuple[int, str]] = {}
+        """{inode: (pid, descriptor)} of the tree's sockets."""
         self.namespaces: dict[str, str] = {}
         mounts: dict[int, str] = {}
         with suppress(OSError):
@@ -100,6 +107,7 @@ class _Search:
             for look in (self._status, self._program, self._descriptors, self._mappings):
                 with suppress(OSError):
                     yield from look(pid)
+        yield from self._backlogs()
         yield from self._outer_connections()
 
     def _found(self, kind: str, pid: int, where: str = "", subject: str = "") -> Finding:
@@ -142,7 +150,7 @@ class _Search:
             with suppress(OSError):
                 link = os.readlink(f"{process}/fd/{number}")
                 if link.startswith("socket:"):
-                    self.unix.setdefault(int(link[8:-1]), (pid, number))
+                    self.sockets.setdefault(int(link[8:-1]), (pid, number))
                 found = descriptor_kind(process, number, link, self.around)
                 if found is not None:
                     yield self._found(found[0], pid, f"descriptor {number}", found[1])
@@ -152,22 +160,30 @@ class _Search:
             for address, (kind, subject) in mapping_kinds(maps.read()):
                 yield self._found(kind, pid, f"mapping at 0x{address}", subject)
 
+    def _backlogs(self) -> Iterator[Finding]:
+        if self.sockets:
+            for kind, inode, port in unaccepted_tcp(f"/proc/{self.root_pid}", self.sockets):
+                yield self._at(inode, kind, port)
+
     def _outer_connections(self) -> Iterator[Finding]:
         """Yield unix sockets whose other end is not in the tree, or not accepted."""
-        known = unix_sockets() if self.unix else {}
-        for kind, inode, name in unaccepted_unix(known, self.unix):
+        known = unix_sockets() if self.sockets else {}
+        for kind, inode, name in unaccepted_unix(known, self.sockets):
             if kind == "unix-backlog" or not name.endswith(self.own_sockets):
-                pid, number = self.unix[inode]
-                yield self._found(kind, pid, f"descriptor {number}", name or "a program")
-        for inode, (pid, number) in self.unix.items():
+                yield self._at(inode, kind, name or "a program")
+        for inode in self.sockets:
             this = known.get(inode)
-            if this is None or not this.peer or this.peer in self.unix:
+            if this is None or not this.peer or this.peer in self.sockets:
                 continue
             name = _name(known.get(this.peer)) or this.name
             if name and name.endswith(self.own_sockets):
                 continue
             kind = "unix-datagram" if this.kind == _SOCK_DGRAM else "unix-connection"
-            yield self._found(kind, pid, f"descriptor {number}", name or "a program")
+            yield self._at(inode, kind, name or "a program")
+
+    def _at(self, inode: int, kind: str, subject: str) -> Finding:
+        pid, number = self.sockets[inode]
+        return self._found(kind, pid, f"descriptor {number}", subject)
 
 
 def _name(other: UnixSocket | None) -> str:

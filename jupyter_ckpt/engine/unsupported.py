@@ -20,7 +20,11 @@ class Unsupported:
     what: str
     advice: str
     modes: frozenset[str] = ALL_MODES
+    passes: bool = False
+    """Whether it is soon over by itself, unless something is amiss."""
 
+
+_ACCEPTED = "Save again in a moment: it goes once it is accepted. Or close the listening socket, or"
 
 UNSUPPORTED: dict[str, Unsupported] = {
     # descriptors
@@ -48,7 +52,10 @@ UNSUPPORTED: dict[str, Unsupported] = {
     "unix-backlog": Unsupported(
         "has not accepted a connection to its unix socket {0}, which holds data or is closed "
         "already",
-        "Accept that connection, or end process {pid} ({process})."),
+        f"{_ACCEPTED} end process {{pid}} ({{process}}).", passes=True),
+    "tcp-backlog": Unsupported(
+        "has not accepted a connection to its port {0}",
+        f"{_ACCEPTED} end process {{pid}} ({{process}}).", passes=True),
     "inotify": Unsupported(
         "watches files with inotify", "Stop the watcher, or use root mode.", UNPRIVILEGED),
     "fanotify": Unsupported(
