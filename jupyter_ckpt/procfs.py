@@ -71,6 +71,12 @@ def stat_fields(pid: int) -> list[str] | None:
         return None
 
 
+def is_stopped(pid: int) -> bool:
+    """Tell whether a process is stopped (SIGSTOP and the like), not by a tracer."""
+    fields = stat_fields(pid)
+    return fields is not None and fields[0] == "T"
+
+
 def status_lines(pid: int) -> dict[str, str]:
     """Return /proc/PID/status as a dict, empty when the process is gone."""
     try:

@@ -22,8 +22,8 @@ from jupyter_ckpt.engine.unsupported import UNSUPPORTED
 from jupyter_ckpt.errors import CannotBeSaved, CheckpointError
 
 PROGRAM = Path(held_resources.__file__)
-UNTRIED = {"gpu", "gpu-memory", "device-memory", "uprobes", "stuck", "other-user"}
-"""For want of the hardware, or because the tests' own machine may allow it."""
+UNTRIED = {"gpu", "gpu-memory", "device-memory", "uprobes", "stuck", "other-user", "stopped"}
+"""For want of the hardware, or because the tests' own machine or CRIU itself allows it."""
 
 
 @pytest.fixture(scope="module", params=["root", "rootless"])

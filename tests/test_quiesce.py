@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +17,7 @@ from jupyter_ckpt.agent.save import NOT_QUIET, Save
 from jupyter_ckpt.agent.savedfiles import FilePlan
 from jupyter_ckpt.agent.storing import Captured
 from jupyter_ckpt.agent.tools import Tools
-from jupyter_ckpt.errors import CheckpointRefused, DumpFailed
+from jupyter_ckpt.errors import CannotBeSaved, CheckpointRefused, DumpFailed
 from jupyter_ckpt.procfs import ProcessId
 from jupyter_ckpt.protocol import Job
 from jupyter_ckpt.record import Record
@@ -36,9 +39,14 @@ class Inside:
 
 
 class KernelThatSays:
+    stopped = False
+
     def __init__(self, answer: dict[str, Any] | None, **record: Any) -> None:
         self.link = Inside(answer)
         self.record = Record("kernel-0001", kernel=ProcessId(1, 0), injected=True, **record)
+
+    def is_stopped(self) -> bool:
+        return self.stopped
 
 
 def quiesced(answer: dict[str, Any] | None, **record: Any) -> Captured:
@@ -71,6 +79,21 @@ def test_silence_is_told_with_its_likely_cause(heard: bool, why: str) -> None:
     [warning] = quiesced(None, link_seen=heard).warnings
     assert why in warning
     assert NOT_QUIET in warning
+
+
+def test_kernel_that_is_stopped_while_it_is_asked_is_refused() -> None:
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        try:
+            os.kill(process.pid, signal.SIGSTOP)
+            os.waitpid(process.pid, os.WUNTRACED)
+            this = ProcessId.of(process.pid)
+            kernel = KernelThatSays(None, root=this, mode="root")
+            kernel.record.kernel, kernel.stopped = this, True
+            save = Save(TOOLS, cast(Any, kernel), {}, Job("a", "checkpoints"), "0" * 16)
+            with pytest.raises(CannotBeSaved, match="is stopped"):
+                save._quiesce()
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize(("details", "key"), [

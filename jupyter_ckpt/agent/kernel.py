@@ -16,7 +16,7 @@ from typing import Any
 from ..box import Box, NamespaceBox, OpenBox
 from ..box.open import is_free
 from ..errors import KernelNotFound, LaunchFailed, NotOurKernel
-from ..procfs import ProcessId, command_name, descendants, rss_bytes, stat_fields
+from ..procfs import ProcessId, command_name, descendants, is_stopped, rss_bytes, stat_fields
 from ..protocol import PORT_NAMES, Job
 from ..record import Record
 from .activity import Mark
@@ -56,7 +56,11 @@ class Kernel:
 
     @cached_property
     def link(self) -> KernelLink:
-        return KernelLink(self.folder, self._note_heard)
+        return KernelLink(self.folder, self._note_heard, self.is_stopped)
+
+    def is_stopped(self) -> bool:
+        """Tell whether the kernel process is stopped (SIGSTOP): it answers nobody."""
+        return self.record.kernel is not None and is_stopped(self.record.kernel.pid)
 
     def _note_heard(self) -> None:
         """Note that the in-kernel part lives; written with whatever the record tells next."""
@@ -169,6 +173,7 @@ def wait_for_start(kernel: Kernel, job: Job) -> None:
     record = kernel.record
     assert record.kernel is not None
     while (record.injected and record.kernel.age_s() < START_DEADLINE_S
-           and record.kernel.is_alive() and not job.finished and not kernel.link.is_up()):
+           and record.kernel.is_alive() and not kernel.is_stopped()
+           and not job.finished and not kernel.link.is_up()):
         job.phase = "waiting for the kernel to start"
         time.sleep(0.02)

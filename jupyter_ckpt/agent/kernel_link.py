@@ -26,10 +26,15 @@ START_DEADLINE_S = 15.0
 
 
 class KernelLink:
-    """Requests to the kernel whose runtime folder is `folder`; each answer calls `on_heard`."""
+    """Requests to the kernel whose runtime folder is `folder`; each answer calls `on_heard`.
 
-    def __init__(self, folder: Path, on_heard: Callable[[], None] = lambda: None) -> None:
-        self._folder, self._on_heard = folder, on_heard
+    A kernel that `is_stopped` is asked nothing: the request would wait in its socket,
+    where CRIU cannot save it once it is closed.
+    """
+
+    def __init__(self, folder: Path, on_heard: Callable[[], None] = lambda: None,
+                 is_stopped: Callable[[], bool] = lambda: False) -> None:
+        self._folder, self._on_heard, self._is_stopped = folder, on_heard, is_stopped
         self._line = threading.RLock()
 
     @property
@@ -61,6 +66,8 @@ class KernelLink:
             self._line.release()
 
     def _ask(self, op: str, timeout_s: float, fields: dict[str, Any]) -> dict[str, Any] | None:
+        if self._is_stopped():
+            return None
         request = json.dumps({"op": op, **fields}).encode() + b"\n"
         folder = os.open(self._folder, os.O_PATH | os.O_DIRECTORY)
         try:

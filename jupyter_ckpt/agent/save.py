@@ -145,10 +145,10 @@ class Save:
 
     def _check_tree(self) -> None:
         """Raise `CannotBeSaved` naming what stands in the way; nothing was asked of the kernel."""
-        root = self.kernel.record.root
-        assert root is not None
-        check_can_be_saved(root.pid, self.kernel.record.mode, GHOST_LIMIT_BYTES,
-                           (SOCKET_NAME, KERNEL_SOCKET_NAME))
+        record = self.kernel.record
+        assert record.root is not None and record.kernel is not None
+        check_can_be_saved(record.root.pid, record.mode, GHOST_LIMIT_BYTES,
+                           (SOCKET_NAME, KERNEL_SOCKET_NAME), record.kernel.pid)
 
     def _quiesce(self) -> None:
         wait_for_start(self.kernel, self.job)
@@ -156,6 +156,8 @@ class Save:
             "quiesce", HOOK_DEADLINE_S + QUIESCE_DEADLINE_S, request_id=self.job.id,
             deadline_s=HOOK_DEADLINE_S, trigger=self.request.get("trigger", "manual"))
         if answer is None:
+            if self.kernel.is_stopped():
+                self._check_tree()  # it was stopped just now: that is what is wrong
             if self.kernel.record.injected:
                 why = ("its interpreter is held by native code" if self.kernel.record.link_seen
                        else "its in-kernel part was never heard")

@@ -52,16 +52,18 @@ class Finding:
 
 
 def check_can_be_saved(
-    root_pid: int, mode: str, ghost_limit_bytes: int, own_sockets: Sequence[str] = ()
+    root_pid: int, mode: str, ghost_limit_bytes: int, own_sockets: Sequence[str] = (),
+    kernel_pid: int | None = None,
 ) -> None:
     """Raise `CannotBeSaved` naming all that stands in the way of a dump.
 
-    ``root_pid`` is the tree's root as this process counts, ``own_sockets`` are
-    names of unix sockets that are closed before the freeze. Changes nothing. What
-    passes by itself is waited for, up to `PASSING_S`.
+    ``root_pid`` is the tree's root as this process counts, ``kernel_pid`` the
+    process that must be able to prepare, ``own_sockets`` are names of unix sockets
+    that are closed before the freeze. Changes nothing. What passes by itself is
+    waited for, up to `PASSING_S`.
     """
     deadline = time.monotonic() + PASSING_S
-    while found := findings(root_pid, mode, ghost_limit_bytes, own_sockets):
+    while found := findings(root_pid, mode, ghost_limit_bytes, own_sockets, kernel_pid):
         if time.monotonic() >= deadline or not all(UNSUPPORTED[f.kind].passes for f in found):
             break
         time.sleep(_PASSING_POLL_S)
@@ -75,10 +77,11 @@ def check_can_be_saved(
 
 
 def findings(
-    root_pid: int, mode: str, ghost_limit_bytes: int, own_sockets: Sequence[str] = ()
+    root_pid: int, mode: str, ghost_limit_bytes: int, own_sockets: Sequence[str] = (),
+    kernel_pid: int | None = None,
 ) -> list[Finding]:
     """Return what of the tree below `root_pid` cannot be saved in `mode`, each once."""
-    search = _Search(root_pid, ghost_limit_bytes, tuple(own_sockets))
+    search = _Search(root_pid, ghost_limit_bytes, tuple(own_sockets), kernel_pid)
     return list(dict.fromkeys(
         each for each in search.run() if mode in UNSUPPORTED[each.kind].modes))
 
@@ -86,10 +89,11 @@ def findings(
 class _Search:
     """One look at all processes of a tree; those that end meanwhile are left out."""
 
-    def __init__(self, root_pid: int, ghost_limit: int, own_sockets: tuple[str, ...]) -> None:
+    def __init__(self, root_pid: int, ghost_limit: int, own_sockets: tuple[str, ...],
+                 kernel_pid: int | None) -> None:
         self.pids = descendants(root_pid)
         self.own_sockets = own_sockets
-        self.root_pid = root_pid
+        self.root_pid, self.kernel_pid = root_pid, kernel_pid
         self.sockets: dict[int, tuple[int, str]] = {}
         """{inode: (pid, descriptor)} of the tree's sockets."""
         self.namespaces: dict[str, str] = {}
@@ -126,6 +130,8 @@ class _Search:
             yield self._found("dead-leader", pid)
         if zombie:
             return
+        if pid == self.kernel_pid and fields[0] == "T":
+            yield self._found("stopped", pid, subject=str(pid))
         if status.get("Seccomp", "0") != "0":
             yield self._found("seccomp", pid)
         if int(fields[_POLICY_FIELD]) == _SCHED_DEADLINE:

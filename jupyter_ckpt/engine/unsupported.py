@@ -92,6 +92,10 @@ UNSUPPORTED: dict[str, Unsupported] = {
     # the process itself
     "traced": Unsupported(
         "is traced by {0}", "Detach the debugger or tracer (gdb, strace, py-spy)."),
+    # CRIU could save it, but it cannot prepare, nor be told after a restore who it is,
+    # and nobody accepts the connections to its ports meanwhile.
+    "stopped": Unsupported(
+        "is the kernel and is stopped (SIGSTOP)", "Let it go on: kill -CONT {0}."),
     "stuck": Unsupported(
         "waits for a disk or a network file system that does not answer",
         "Wait until that file system answers."),
