@@ -96,6 +96,10 @@ done(libc.fanotify_mark(f, 1, ctypes.c_ulonglong(2), -100, os.getcwd().encode())
     "pidfd of outside": ("outer-pidfd", ALL, "f = os.pidfd_open(1)"),
     "large deleted file": ("deleted-file", ALL, """
 f = open("g", "w+b"); os.posix_fallocate(f.fileno(), 0, 1100 << 20); os.unlink("g")"""),
+    "open file with another link": ("unlinked-file", ALL, """
+f = open("g", "w+b"); os.link("g", "h"); os.unlink("g")"""),
+    "replaced file with another link": ("unlinked-file", ALL, """
+f = open("g", "w+b"); os.link("g", "h"); open("n", "w").close(); os.rename("n", "g")"""),
     "secret memory": ("secret-memory", ALL, "f = done(libc.syscall(447, 0))"),
     "message queue": ("outer-file", ALL, """
 f = done(libc.mq_open(b"/ckpt-held", 0o102, 0o600, None)); libc.mq_unlink(b"/ckpt-held")"""),
@@ -110,6 +114,14 @@ done(a)"""),
 import shutil
 shutil.copy(shutil.which("sleep"), "program"); p = subprocess.Popen(["./program", "1000"])
 os.stat(f"/proc/{p.pid}/exe"); os.unlink("program")"""),
+    "replaced program with another link": ("unlinked-mapping", ALL, """
+import shutil
+shutil.copy(shutil.which("sleep"), "program"); os.link("program", "cached")
+p = subprocess.Popen(["./program", "1000"])
+os.stat(f"/proc/{p.pid}/exe"); open("n", "w").close(); os.rename("n", "program")"""),
+    "replaced library with another link": ("unlinked-mapping", ALL, """
+f = open("g", "w+b"); f.truncate(4096); done(libc.mmap(None, 4096, 1, 2, f.fileno(), 0))
+f.close(); os.link("g", "h"); os.unlink("g")"""),
     "traced": ("traced", ALL, """
 p = child(*SLEEPER); done(libc.ptrace(16, p.pid, 0, 0)); os.waitpid(p.pid, 0x40000000)
 done(libc.ptrace(7, p.pid, 0, 0))"""),
@@ -133,6 +145,8 @@ done(libc.prctl(22, 2, struct.pack("HxxxxxxQ", 1, ctypes.addressof(b))))"""),
     "network namespace": ("namespace", ALL, 'p = child("unshare", "-n", *SLEEPER)'),
     "mount namespace": ("namespace", ALL, 'p = child("unshare", "-m", *SLEEPER)'),
 }
+OTHERWISE = {("rootless", "unlinked-mapping"): "deleted-mapping"}
+"""What a kind is called where nothing but that is to be known."""
 SAVED = """
 import pty
 held = [socket.socketpair(), pty.openpty(), os.pipe(), os.eventfd(0), os.memfd_create("x")]
@@ -151,6 +165,7 @@ c = socket.socket(socket.AF_UNIX); c.connect("l"); e, _ = l.accept()
 w = socket.socket(socket.AF_UNIX); w.connect("l")
 s = subprocess.Popen(["sleep", "1000"]); os.kill(s.pid, signal.SIGSTOP)
 os.mkfifo("f"); f = os.open("f", os.O_RDWR); t = os.open(".", os.O_TMPFILE | os.O_RDWR)
+x = open("x (deleted)", "w")
 r = open("/proc/self/status"); o = os.open(".", os.O_PATH)
 """
 

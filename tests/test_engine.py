@@ -227,6 +227,10 @@ Error (criu/net.c:1253): net: Unexpected error: -1(Operation not permitted)
      "CRIU failed: inet: an error of sockets."),
     ("Error (criu/cr-dump.c:1545): Dump files (pid: 102) failed with -1",
      "CRIU failed without naming a cause."),
+    ("Error (criu/files-reg.c:1122): Can't create link remap for /u/v.1/lib x.so. "
+     "Use link-remap option.",
+     "A process of the session uses /u/v.1/lib x.so, which lost that name and has another one "
+     "(a hard link): it cannot be saved."),
     ("Error (criu/something.c:6): an error nobody has seen yet",
      "CRIU failed: an error nobody has seen yet."),
 ])

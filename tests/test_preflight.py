@@ -12,7 +12,7 @@ from typing import Any
 
 import held_resources
 import pytest
-from held_resources import UNSAVED
+from held_resources import OTHERWISE, UNSAVED
 from ordinary_user import ordinary_user
 
 from jupyter_ckpt.engine.criu_find import find_criu
@@ -52,7 +52,7 @@ def test_preflight_and_criu_agree(outcomes: tuple[str, dict[str, Any]], name: st
     if "unavailable" in found:
         pytest.skip(f"not to be had here: {found['unavailable']}")
     kind, modes, _ = UNSAVED[name]
-    expected = [kind] if mode in modes else []
+    expected = [OTHERWISE.get((mode, kind), kind)] if mode in modes else []
     assert found["kinds"] == expected, found
     assert (found["failed"] is not None) == bool(expected), found
 

@@ -66,6 +66,9 @@ _CAUSES: list[tuple[re.Pattern[str], str, str]] = [
     (re.compile(r"Can't open mapped \[(.+?) \(deleted\)\]"),
      "A process of the session maps {0}, which was deleted or replaced since and "
      "cannot be saved in this mode.", "Restart what uses the file and save again."),
+    (re.compile(r"Can't create link remap for (.+?)\. Use"),
+     "A process of the session uses {0}, which lost that name and has another one (a hard link): "
+     "it cannot be saved.", "Close it, or restart what uses it, and save again."),
     (re.compile(r"suspending seccomp failed"),
      "A process of the session is confined by seccomp, which cannot be saved in this mode.",
      "End it and save again."),

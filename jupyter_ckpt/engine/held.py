@@ -20,7 +20,8 @@ _SAVED_ANONYMOUS = ("eventfd", "eventpoll", "inotify", "fanotify", "signalfd", "
 _DELETED = " (deleted)"
 _BOX_MOUNTS = ("/proc", "/dev")
 _UNSUITED = re.compile(
-    rb"^([0-9a-f]+)-\S+ \S+ \S+ \S+ \S+ +(.*(?: \(deleted\)|/dev/|anon_inode:|\[uprobes\]).*)$",
+    rb"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \S+ +"
+    rb"(.*(?: \(deleted\)|/dev/|anon_inode:|\[uprobes\]).*)$",
     re.M)
 _HINTS_OF_UNSUITED = (b"(deleted)", b"/dev/", b"anon_inode:", b"[uprobes]")
 _MEMORY_NAMES = ("/memfd:", "/dev/zero", "/dev/shm/", "/anon_hugepage")
@@ -62,7 +63,7 @@ def descriptor_kind(process: str, number: str, link: str, around: Surroundings) 
         return "secret-memory", ""
     found = _mount(link, f"{process}/fdinfo/{number}", around)
     if found is None and link.endswith(_DELETED):
-        found = _deleted(os.stat(path), link, around)
+        found = _deleted(process, os.stat(path), link, around)
     return found
 
 
@@ -116,23 +117,54 @@ def _mount(link: str, fdinfo: str, around: Surroundings) -> Kind | None:
     return "inner-mount", name
 
 
-def _deleted(status: os.stat_result, link: str, around: Surroundings) -> Kind | None:
+def _deleted(
+    process: str, status: os.stat_result, link: str, around: Surroundings
+) -> Kind | None:
+    if stat.S_ISREG(status.st_mode) and status.st_nlink and not _is_at(process, link, status):
+        return "unlinked-file", link.removesuffix(_DELETED)
     size = status.st_blocks * 512
     if status.st_nlink or size <= around.ghost_limit_bytes:
         return None
     return "deleted-file", f"{link.removesuffix(_DELETED)} ({size / 1e9:.1f} GB)"
 
 
-def mapping_kinds(maps: bytes) -> Iterator[tuple[str, Kind]]:
-    """Yield (address, kind) of what stands in ``/proc/PID/maps``, each kind once."""
+def _is_at(process: str, path: str, status: os.stat_result) -> bool:
+    """Tell whether a file is what the process finds at `path`: its name may end in (deleted)."""
+    try:
+        return os.path.samestat(os.stat(f"{process}/root{path}"), status)
+    except OSError:
+        return False
+
+
+def mapping_kinds(process: str) -> Iterator[tuple[str, Kind]]:
+    """Yield (address, kind) of what stands in the ``maps`` of ``/proc/PID``, each kind once.
+
+    Raises `OSError` when the process has ended.
+    """
+    with open(f"{process}/maps", "rb") as file:
+        maps = file.read()
     if not any(hint in maps for hint in _HINTS_OF_UNSUITED):
         return
     told = set()
     for match in _UNSUITED.finditer(maps):
-        found = mapping_kind(match[2].decode("utf-8", "replace"))
+        name = match[3].decode("utf-8", "replace")
+        found = mapping_kind(name)
+        if found is not None and found[0] == "deleted-mapping":
+            found = _deleted_mapping(process, int(match[1], 16), int(match[2], 16), name, found)
         if found is not None and found not in told:
             told.add(found)
             yield match[1].decode(), found
+
+
+def _deleted_mapping(process: str, start: int, end: int, name: str, known: Kind) -> Kind | None:
+    """Look closer at a mapping of a deleted file, where one may: as root."""
+    try:
+        status = os.stat(f"{process}/map_files/{start:x}-{end:x}")
+    except OSError:
+        return known
+    if not status.st_nlink:
+        return known
+    return None if _is_at(process, name, status) else ("unlinked-mapping", known[1])
 
 
 def mapping_kind(name: str) -> Kind | None:

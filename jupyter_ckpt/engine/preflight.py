@@ -162,9 +162,8 @@ class _Search:
                     yield self._found(found[0], pid, f"descriptor {number}", found[1])
 
     def _mappings(self, pid: int) -> Iterator[Finding]:
-        with open(f"/proc/{pid}/maps", "rb") as maps:
-            for address, (kind, subject) in mapping_kinds(maps.read()):
-                yield self._found(kind, pid, f"mapping at 0x{address}", subject)
+        for address, (kind, subject) in mapping_kinds(f"/proc/{pid}"):
+            yield self._found(kind, pid, f"mapping at 0x{address}", subject)
 
     def _backlogs(self) -> Iterator[Finding]:
         if self.sockets:

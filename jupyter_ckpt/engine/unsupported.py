@@ -65,6 +65,9 @@ UNSUPPORTED: dict[str, Unsupported] = {
     "deleted-file": Unsupported(
         "has the deleted file {0} open, which is larger than 1 GiB",
         "Close it, or write it where it keeps its name."),
+    "unlinked-file": Unsupported(
+        "has {0} open, which was deleted or replaced there and has another name (a hard link)",
+        "Close it, or end process {pid} ({process})."),
     "secret-memory": Unsupported(
         "uses secret memory (memfd_secret)", "Close and unmap it."),
     "outer-file": Unsupported(
@@ -88,6 +91,13 @@ UNSUPPORTED: dict[str, Unsupported] = {
         "runs or maps {0}, which was deleted or replaced since",
         "Bring the session's programs and libraries up to date by restarting it after an "
         "installation, or end process {pid} ({process}); root mode can save it.", UNPRIVILEGED),
+    # CRIU's --link-remap would have it, but puts names of its own beside the user's files,
+    # and takes them away again when the session goes on: no restore would find them.
+    "unlinked-mapping": Unsupported(
+        "runs or maps {0}, which was deleted or replaced since and has another name (a hard "
+        "link, as in the caches of uv and conda)",
+        "Bring the session's programs and libraries up to date by restarting it after an "
+        "installation, or end process {pid} ({process})."),
     "uprobes": Unsupported("is watched by a uprobe", "End the tracing program."),
     # the process itself
     "traced": Unsupported(
