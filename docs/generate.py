@@ -323,7 +323,9 @@ def _events() -> str:
 _UNSUPPORTED_INTRODUCTION = """\
 Before every save, and before anything is stopped, the session's processes are looked through.
 What CRIU cannot save is named with the process and the descriptor or mapping that it belongs to
-(error `cannot-be-saved`, exit code 5), and the session goes on untouched. The tests try
+(error `cannot-be-saved`, exit code 5), and the session goes on untouched. Process ids are those
+that `ps` outside of the session shows; the kernel's own process is called "the kernel itself", and
+ended by ending what uses the thing in the notebook, or by restarting the kernel. The tests try
 these things with CRIU itself; [what is saved](../explanation/what-is-saved.md) is the other side.
 """
 
@@ -334,9 +336,8 @@ def unsupported_page() -> str:
     for each in UNSUPPORTED.values():
         modes = "every" if each.modes == ALL_MODES else ", ".join(
             f"`{mode}`" for mode in ("root", "rootless", "caps") if mode in each.modes)
-        words = {"pid": "N", "process": "NAME"}
-        rows.append(f"| {each.what.format('...', **words)} | {modes} "
-                    f"| {each.advice.format('...', **words)} |")
+        rows.append(f"| {each.what.format('...')} | {modes} "
+                    f"| {each.advise('...', 'end process N (NAME)', 'N')} |")
     return "\n".join([_NOTICE, "# What cannot be saved\n", _UNSUPPORTED_INTRODUCTION,
                       "| a process | mode | what to do |", "|---|---|---|", *rows, ""])
 

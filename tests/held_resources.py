@@ -24,6 +24,8 @@ from jupyter_ckpt.errors import CheckpointError
 from jupyter_ckpt.native_build import native_path
 from jupyter_ckpt.procfs import pids_in_box
 
+PROGRAM_PID = 102
+"""Of the program in its box: its root starts it first."""
 START_DEADLINE_S = 20.0
 
 _HEAD = """
@@ -210,7 +212,8 @@ def outcome(mode: str, name: str) -> dict[str, Any]:
             return {"unavailable": (folder / "tree" / "unavailable").read_text()}
         if name == "unix stream":
             outside.accept()
-        found = findings(pids_in_box(box.init.pid)[ROOT_PID], mode, GHOST_LIMIT_BYTES)
+        pids = pids_in_box(box.init.pid)
+        found = findings(pids[ROOT_PID], mode, GHOST_LIMIT_BYTES)
         criu = Criu(find_criu().path, mode, folder / "ckpt-notify")
         failed = None
         try:
@@ -220,8 +223,9 @@ def outcome(mode: str, name: str) -> dict[str, Any]:
             criu.restore(folder / "images", box.command)
         except CheckpointError as error:
             failed = error.message
-        return {"kinds": [f.kind for f in found], "text": "; ".join(map(str, found)),
-                "advice": [f.advice for f in found], "failed": failed}
+        return {"pid": pids.get(PROGRAM_PID), "kinds": [f.kind for f in found],
+                "text": "; ".join(map(str, found)), "advice": [f.advice for f in found],
+                "failed": failed}
     finally:
         box.stop()
         shutil.rmtree(folder)

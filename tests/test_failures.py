@@ -110,7 +110,7 @@ def test_save_of_connection_to_outside_names_it_and_kernel_goes_on(
         code, error = shell.refused("save", session[0])
         assert (code, error["id"]) == (5, "cannot-be-saved")
         assert "unix socket" in error["message"]
-        assert "process " in error["message"] and "(descriptor " in error["message"]
+        assert "the kernel itself " in error["message"] and "(descriptor " in error["message"]
         assert shell.ckpt("list") == []
         assert_kernel_goes_on(session[1])
         session[1].run("s.close()")

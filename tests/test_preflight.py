@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from jupyter_ckpt.engine.held import device_kind, mapping_kind
 from jupyter_ckpt.engine.preflight import Finding, check_can_be_saved, findings
 from jupyter_ckpt.engine.unsupported import UNSUPPORTED
 from jupyter_ckpt.errors import CannotBeSaved, CheckpointError
+from jupyter_ckpt.procfs import descendants
 
 PROGRAM = Path(held_resources.__file__)
 UNTRIED = {"gpu", "gpu-memory", "device-memory", "uprobes", "stuck", "other-user", "stopped"}
@@ -71,8 +73,9 @@ def test_causes_in_the_log_are_named_too(outcomes: tuple[str, dict[str, Any]]) -
 
 
 def test_finding_names_process_and_descriptor(outcomes: tuple[str, dict[str, Any]]) -> None:
-    text = outcomes[1]["io_uring"]["text"]
-    assert text.startswith("process 102 (python) uses io_uring (descriptor "), text
+    found = outcomes[1]["io_uring"]
+    assert re.fullmatch(
+        rf"process {found['pid']} \(python[\d.]*\) uses io_uring \(descriptor \d+\)", found["text"])
 
 
 def test_every_line_of_the_list_is_tried() -> None:
@@ -115,3 +118,36 @@ def test_several_findings_stand_in_one_error() -> None:
     assert caught.value.message.count("uses userfaultfd (descriptor") == 4
     assert "more" in caught.value.message
     assert caught.value.hint.count("End what uses it.") == 1
+
+
+@pytest.mark.parametrize("kind", UNSUPPORTED)
+def test_the_kernel_is_never_to_be_ended_by_its_number(kind: str) -> None:
+    finding = Finding(kind, 7, "python", "descriptor 3", "/dev/x", is_kernel=True)
+    assert str(finding).startswith("the kernel itself ")
+    assert "end process" not in finding.advice.lower()
+    assert ("restart the kernel" in finding.advice) == ("{end}" in UNSUPPORTED[kind].advice.lower())
+
+
+def test_processes_are_named_as_their_user_sees_them() -> None:
+    """By the pid on the host: the box's own is another process's there."""
+    code = ("import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', sys.argv[1]], "
+            "stdin=sys.stdin, stdout=sys.stdout); print(p.pid, flush=True); p.wait()")
+    held = ("import ctypes, sys; print(ctypes.CDLL(None).syscall(323, 1), flush=True); "
+            "sys.stdin.read()")
+    with subprocess.Popen(
+            ["unshare", "--user", "--map-root-user", "--pid", "--fork", sys.executable, "-c", code,
+             held], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        printed = {process.stdout.readline().strip() for _ in range(2)}
+        found = findings(process.pid, "root", 1 << 30)
+        child = descendants(process.pid)[-1]
+        by_kernel = findings(process.pid, "root", 1 << 30, kernel_pid=child)
+        process.stdin.close()
+    if "-1" in printed:
+        pytest.skip("no userfaultfd here")
+    assert "2" in printed, "the pid inside"
+    [finding] = [each for each in found if each.kind == "userfaultfd"]
+    assert finding.pid == child
+    assert not finding.is_kernel
+    assert [each.is_kernel for each in by_kernel if each.kind == "userfaultfd"] == [True]

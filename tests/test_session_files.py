@@ -108,12 +108,10 @@ def test_what_cannot_be_saved_is_named_before_the_kernel_is_asked(session: Sessi
     talker.run("ring = ctypes.CDLL(None).syscall(323, 1)")
     if int(talker.run("print(ring)")) < 0:
         pytest.skip("no userfaultfd here")
-    pid = talker.run("print(os.getpid())")
     code, error = session.shell.refused("save", session.kernel_id)
     assert (code, error["id"]) == (5, "cannot-be-saved")
     descriptor = talker.run("print(ring)")
-    assert (f"process {pid} (python" in error["message"]
-            and f"uses userfaultfd (descriptor {descriptor})" in error["message"]), error
+    assert f"the kernel itself uses userfaultfd (descriptor {descriptor})" in error["message"]
     assert talker.run("print(hooks)") == "[]"
     talker.run("os.close(ring)")
 

@@ -37,7 +37,7 @@ def test_stopped_kernel_is_refused_and_saved_once_it_goes_on(shell: Shell) -> No
     code, error = shell.refused("save", started["kernel_id"])
 
     assert (code, error["id"]) == (5, "cannot-be-saved")
-    assert "is stopped (SIGSTOP)" in error["message"]
+    assert "the kernel itself is stopped (SIGSTOP)" in error["message"]
     assert f"kill -CONT {kernel.pid}" in error["hint"]
     assert is_stopped(kernel.pid), "it was not touched"
     os.kill(kernel.pid, signal.SIGCONT)

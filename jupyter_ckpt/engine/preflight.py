@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ..errors import CannotBeSaved
-from ..procfs import command_name, descendants, inner_pid, stat_fields, status_lines
+from ..procfs import command_name, descendants, stat_fields, status_lines
 from .backlogs import unaccepted_tcp, unaccepted_unix
 from .held import Surroundings, descriptor_kind, mapping_kinds, mount_points
 from .unixpeers import UnixSocket, unix_sockets
@@ -27,28 +27,36 @@ _SCHED_DEADLINE, _POLICY_FIELD = 6, 38
 _SOCK_DGRAM = 2
 _STUCK_S, _STUCK_POLL_S = 3.0, 0.02
 _NAMED = 4
+_END_IN_KERNEL = "end what uses it in the notebook, or restart the kernel"
 PASSING_S, _PASSING_POLL_S = 2.0, 0.05
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that cannot be saved: `pid` as the session sees it."""
+    """One thing that cannot be saved.
+
+    `pid` is as this process counts: whoever reads it is more often outside of the
+    session than in it, and the session's own number is a stranger's there.
+    """
 
     kind: str
     pid: int
     process: str
     where: str = ""
     subject: str = ""
+    is_kernel: bool = False
 
     def __str__(self) -> str:
         what = UNSUPPORTED[self.kind].what.format(self.subject)
         where = f" ({self.where})" if self.where else ""
-        return f"process {self.pid} ({self.process}) {what}{where}"
+        who = "the kernel itself" if self.is_kernel else f"process {self.pid} ({self.process})"
+        return f"{who} {what}{where}"
 
     @property
     def advice(self) -> str:
-        return UNSUPPORTED[self.kind].advice.format(
-            self.subject, pid=self.pid, process=self.process)
+        end = (_END_IN_KERNEL if self.is_kernel
+               else f"end process {self.pid} ({self.process})")
+        return UNSUPPORTED[self.kind].advise(self.subject, end, self.pid)
 
 
 def check_can_be_saved(
@@ -115,8 +123,7 @@ class _Search:
         yield from self._outer_connections()
 
     def _found(self, kind: str, pid: int, where: str = "", subject: str = "") -> Finding:
-        numbers = status_lines(pid).get("NSpid", str(pid)).split()
-        return Finding(kind, int(numbers[-1]), command_name(pid), where, subject)
+        return Finding(kind, pid, command_name(pid), where, subject, pid == self.kernel_pid)
 
     def _status(self, pid: int) -> Iterator[Finding]:
         status, fields = status_lines(pid), stat_fields(pid)
@@ -124,14 +131,13 @@ class _Search:
             return
         zombie = fields[0] in "ZX"
         if tracer := int(status.get("TracerPid", "0")):
-            number = inner_pid(tracer) if tracer in self.around.pids else tracer
-            yield self._found("traced", pid, subject=f"process {number} ({command_name(tracer)})")
+            yield self._found("traced", pid, subject=f"process {tracer} ({command_name(tracer)})")
         if zombie and int(status.get("Threads", "1")) > 1:
             yield self._found("dead-leader", pid)
         if zombie:
             return
         if pid == self.kernel_pid and fields[0] == "T":
-            yield self._found("stopped", pid, subject=str(pid))
+            yield self._found("stopped", pid)
         if status.get("Seccomp", "0") != "0":
             yield self._found("seccomp", pid)
         if int(fields[_POLICY_FIELD]) == _SCHED_DEADLINE:
