@@ -89,6 +89,19 @@ def test_full_disk_of_the_store_is_not_blamed_on_the_file(
         copy_open_files([OpenFile(str(tmp_path / "a"), "write", 7)], tmp_path, (), 1 << 20)
 
 
+def test_files_of_the_system_are_left_out_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("content")
+    (tmp_path / "copies").mkdir()
+    found = [OpenFile(path, role, 0) for path, role in [
+        (f"/proc/{os.getpid()}/status", "read"), ("/proc/999999999/status", "read"),
+        (f"/proc/{os.getpid()}/oom_score_adj", "write"), ("/sys/kernel/mm", "read"),
+        ("/sys/gone", "read"), ("/dev/null", "write"), (str(tmp_path / "a"), "read")]]
+    frozen = copy_open_files(found, tmp_path / "copies", (), 1 << 20)
+    assert frozen.warnings == []
+    assert [entry["path"] for entry in frozen.files] == [str(tmp_path / "a")]
+    assert frozen.copies == {}
+
+
 def test_missing_read_file_refuses(tmp_path: Path, saved: Path) -> None:
     with pytest.raises(RestoreRefused, match="is missing"):
         plan_files([entry(tmp_path / "a", "read", kept=False)], "put-back", saved, shared=False)

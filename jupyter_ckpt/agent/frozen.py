@@ -25,6 +25,8 @@ from .databases import database_of, members
 LIMIT_VARIABLE = "JUPYTER_CKPT_FILE_LIMIT"
 DEFAULT_LIMIT = "4G"
 _HISTORY = "history.sqlite"
+_OF_THE_SYSTEM = ("/proc/", "/sys/")
+"""No files of the user's: the system makes them up, and below another pid after a restore."""
 
 
 @dataclass
@@ -67,13 +69,15 @@ def copy_open_files(
 ) -> FrozenFiles:
     """Copy every file open for writing, of at most `limit_bytes`, into `folder`.
 
-    Paths below one of `skip` are left to others. Files that are only read,
+    Paths below one of `skip` are left to others, devices and the files of /proc and
+    /sys to the system. Files that are only read,
     appended to or IPython's history are listed, not copied. The files of a
     SQLite database are copied together, also those that nobody has open.
     """
     copying = _Copying(folder, limit_bytes)
     for file in found:
-        if file.role == "mapped" or file.path.startswith(tuple(f"{s}/" for s in skip)):
+        if file.role == "mapped" or file.path.startswith(
+                (*_OF_THE_SYSTEM, *(f"{s}/" for s in skip))):
             continue
         copying.enlist(file.path, "history" if is_history(file.path) else file.role)
     for path in [path for path, entry in copying.entries.items() if entry["role"] == "write"]:
@@ -93,11 +97,13 @@ class _Copying:
         self._tried: set[str] = set()
 
     def enlist(self, path: str, role: str) -> None:
-        """Add a file's entry; what cannot be looked at gets a warning instead."""
+        """Add the entry of a regular file; what cannot be looked at gets a warning instead."""
         try:
             status = os.stat(path)
         except OSError as error:
             self._warn(path, f"could not be read for saving: {error.strerror}")
+            return
+        if not stat.S_ISREG(status.st_mode):
             return
         self.entries[path] = {
             "path": path, "role": role, "saved": False, "size_bytes": status.st_size,
