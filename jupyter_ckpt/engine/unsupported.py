@@ -97,7 +97,8 @@ UNSUPPORTED: dict[str, Unsupported] = {
     "deleted-mapping": Unsupported(
         "runs or maps {0}, which was deleted or replaced since",
         "Bring the session's programs and libraries up to date by restarting it after an "
-        "installation, or {end}; root mode can save it.", UNPRIVILEGED),
+        "installation, or {end}; root mode can save it unless it has another name (a hard link).",
+        UNPRIVILEGED),
     # CRIU's --link-remap would have it, but puts names of its own beside the user's files,
     # and takes them away again when the session goes on: no restore would find them.
     "unlinked-mapping": Unsupported(
