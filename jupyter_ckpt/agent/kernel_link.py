@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..engine.unixpeers import unix_sockets
 from ..protocol import KERNEL_SOCKET_NAME
 
 _MAX_ANSWER_BYTES = 64 << 20
@@ -36,6 +37,8 @@ class KernelLink:
                  is_stopped: Callable[[], bool] = lambda: False) -> None:
         self._folder, self._on_heard, self._is_stopped = folder, on_heard, is_stopped
         self._line = threading.RLock()
+        self._unheard: list[socket.socket] = []
+        """The lines of questions that the kernel has not even accepted, still open."""
 
     @property
     def exists(self) -> bool:
@@ -51,6 +54,24 @@ class KernelLink:
         """
         with self._line:
             yield
+
+    def settle(self) -> None:
+        """Close what was asked without answer, but for what still waits to be accepted.
+
+        While its interpreter is held, a kernel accepts nothing. CRIU saves it all the
+        same as long as the other end of what waits there is open, and as soon as it is
+        accepted only if that is closed.
+        """
+        with self._line:
+            if not self._unheard:
+                return
+            waiting = {other for sock in unix_sockets().values() for other in sock.waiting}
+            lines, self._unheard = self._unheard, []
+            for line in lines:
+                if os.fstat(line.fileno()).st_ino in waiting:
+                    self._unheard.append(line)
+                else:
+                    line.close()
 
     def is_up(self) -> bool:
         """Tell whether the in-kernel part answers: its socket is there before it listens."""
@@ -70,16 +91,20 @@ class KernelLink:
             return None
         request = json.dumps({"op": op, **fields}).encode() + b"\n"
         folder = os.open(self._folder, os.O_PATH | os.O_DIRECTORY)
+        line = socket.socket(socket.AF_UNIX)
         try:
-            with socket.socket(socket.AF_UNIX) as line:
-                line.settimeout(timeout_s)
-                line.connect(f"/proc/self/fd/{folder}/{KERNEL_SOCKET_NAME}")
-                line.sendall(request)
-                answer = json.loads(_read_to_end(line))
+            line.settimeout(timeout_s)
+            line.connect(f"/proc/self/fd/{folder}/{KERNEL_SOCKET_NAME}")
+            line.sendall(request)
+            answer = json.loads(_read_to_end(line))
         except (OSError, ValueError, RecursionError):
+            self._unheard.append(line)
             return None
+        else:
+            line.close()
         finally:
             os.close(folder)
+            self.settle()
         if not isinstance(answer, dict):
             return None
         self._on_heard()

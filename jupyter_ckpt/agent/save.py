@@ -71,6 +71,7 @@ class Save:
             self._check_tree()
             with self.kernel.link.held():
                 self._quiesce()
+                self.kernel.link.settle()
                 point("save.quiesced")
                 captured.pause_s = self._dump(criu, images, work)
             # The processor time only now: being saved costs the session some of it.
