@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from fake_kernels import a_manifest, stored
 
+from jupyter_ckpt.cli import streams
 from jupyter_ckpt.locations import Locations
 from jupyter_ckpt.store import Store
 
@@ -38,6 +40,12 @@ def run(redirection: str, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-c", PROGRAM, *words],
         capture_output=True, text=True, timeout=60)
+
+
+def test_streams_that_are_no_files_are_left_as_they_are() -> None:
+    """As where a program runs a command of ours and keeps what it prints."""
+    for stream in (io.TextIOWrapper(io.BytesIO()), io.StringIO()):
+        assert streams._taken(stream, 1) is stream
 
 
 @pytest.mark.parametrize("as_json", [[], ["--json"]])

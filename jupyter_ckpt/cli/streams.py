@@ -68,9 +68,16 @@ def _open_closed(number: int) -> None:
             os.set_inheritable(number, True)
 
 
+def _number_of(stream: TextIO) -> int | None:
+    try:
+        return stream.fileno()
+    except OSError:  # it writes into memory, say
+        return None
+
+
 def _taken(stream: TextIO | None, number: int) -> TextIO:
     if stream is not None:
-        if type(stream) is not io.TextIOWrapper or stream.fileno() != number:
+        if type(stream) is not io.TextIOWrapper or _number_of(stream) != number:
             return stream
         stream.flush()
     encoding = stream.encoding if stream is not None else "utf-8"
