@@ -50,6 +50,23 @@ def test_folder_of_a_socket_that_is_gone_is_made_again(shell: Shell) -> None:
     shutil.rmtree(os.path.dirname(address))
 
 
+def test_folder_of_a_socket_that_cannot_be_made_refuses_the_restore(shell: Shell) -> None:
+    kernel = shell.start()
+    folder = str(shell.home / "own")
+    talk(kernel["connection_file"], f"import os; os.makedirs({folder + '/in'!r})")
+    talk(kernel["connection_file"], LISTEN.format(name=f"{folder}/in/own.sock"))
+    saved = shell.ckpt("save", kernel["kernel_id"])
+    shell.ckpt("stop", kernel["kernel_id"])
+    shutil.rmtree(folder)
+    Path(folder).write_text("a file in its way")
+    code, error = shell.refused("restore", saved["id"])
+    assert (code, error["id"]) == (6, "restore-refused")
+    assert f"{folder}/in" in error["message"]
+    os.unlink(folder)
+    restored = shell.ckpt("restore", saved["id"])
+    assert talk(restored["connection_file"], "print(listener.getsockname())").endswith("own.sock")
+
+
 def test_copy_and_original_have_each_a_socket_of_that_name(shell: Shell) -> None:
     kernel = shell.start()
     talk(kernel["connection_file"], MANAGER)

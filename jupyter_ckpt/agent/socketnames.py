@@ -21,6 +21,7 @@ from ..engine.unixnames import (
     rename_sockets,
     spelled,
 )
+from ..errors import RestoreRefused
 
 
 def make_room(images: Path, box: Box, private: Sequence[str], mark: str) -> list[str]:
@@ -29,7 +30,8 @@ def make_room(images: Path, box: Box, private: Sequence[str], mark: str) -> list
     Folders that are gone are made again. Where a living process has one of the names,
     its folder is covered in `box` by one of the session's own if it holds nothing but
     sockets; else the socket gets a name that ends with `mark`. Names below one of the
-    `private` folders are the box's own anyway. Returns warnings. Raises `OSError`.
+    `private` folders are the box's own anyway. Returns warnings. Raises `RestoreRefused`
+    where a folder cannot be made.
     """
     names = [name for name in bound_names(images)
              if not os.fsdecode(name).startswith(tuple(f"{folder}/" for folder in private))]
@@ -54,7 +56,14 @@ def _make_folders(names: Sequence[bytes]) -> list[str]:
     made = []
     for folder in sorted({_folder(name) for name in names} - {""}):
         if not os.path.isdir(folder):
-            os.makedirs(folder, mode=0o700)
+            try:
+                os.makedirs(folder, mode=0o700)
+            except OSError as error:
+                raise RestoreRefused(
+                    f"The folder {folder} of a unix socket of the session is gone and cannot be "
+                    f"made again: {error.strerror}.",
+                    "Make it, or make what lies above it writable, then restore again."
+                ) from error
             made.append(f"The folder {folder} of a unix socket was missing and was made anew, "
                         "empty.")
     return made
