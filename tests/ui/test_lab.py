@@ -493,6 +493,7 @@ def test_cell_begun_while_the_page_reattaches_shows_its_output_once(
 
         server.on_message(answer)
 
+    page.page.goto("about:blank")  # what this page still asks would be kept, never answered
     page.page.route_web_socket(re.compile(r"/channels"), pass_on)
     page.page.route(re.compile(r"/api/ckpt/kernels/[^/]+/running"), kept_in(asked))
     page.open("begun.ipynb")
