@@ -43,7 +43,8 @@ class LabPage:
         self.expected: list[str] = []
         """Patterns of complaints that the test provokes."""
         page.set_default_timeout(TIMEOUT_MS)
-        page.on("console", lambda message: self._note(message.type, message.text))
+        page.on("console", lambda message: self._note(
+            message.type, f"{message.text} ({message.location['url']})"))
         page.on("pageerror", lambda error: self._note("error", str(error)))
 
     def _note(self, kind: str, text: str) -> None:
