@@ -241,7 +241,8 @@ class ListAndShow(InStore):
 def run_cli(words: list[str]) -> None:
     """Run the command line on `words`; fail unless it ends as documented."""
     kept = sys.stdout, sys.stderr
-    sys.stdout = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    # As the command opens them: what cannot be printed is shown as an escape.
+    sys.stdout = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="backslashreplace")
     sys.stderr = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="backslashreplace")
     try:
         code = main(words)
